@@ -1,0 +1,2 @@
+//! Receives, converts, emits, describes and boot-checks machines.
+#![forbid(unsafe_code)]

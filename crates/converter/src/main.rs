@@ -1,0 +1,4 @@
+//! Receives, converts, emits, describes and boot-checks machines.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Make a guest boot elsewhere, offline: inspect, plan, apply.
+#![forbid(unsafe_code)]

@@ -1,0 +1,15 @@
+//! Files and used blocks without mounting.
+//!
+//! Three questions can be asked of a disk range, each in its own module:
+//!
+//! - [`probe`]: which file system is this (type, label, UUID)? Cheap, reads a few KiB.
+//! - [`used`]: which byte ranges are in use? When unsure, the answer is "used".
+//! - [`tree`]: the files, as a [`FileTree`](tree::FileTree): stat, list, read, write, create,
+//!   remove by guest path.
+//!
+//! One folder per file system ([`ext`], …), each with the same rooms: `format` (what the bytes mean,
+//! no I/O), the readers, the writers.
+#![forbid(unsafe_code)]
+
+pub mod path;
+pub mod tree;

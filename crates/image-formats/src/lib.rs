@@ -1,0 +1,2 @@
+//! Disk image formats: detect, open, write, check.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! Reads this machine and sends its disks to a converter.
+#![forbid(unsafe_code)]

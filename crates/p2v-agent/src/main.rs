@@ -1,0 +1,4 @@
+//! Reads this machine and sends its disks to a converter.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! End-to-end tests live in `tests/`; this library holds what they share.
+#![forbid(unsafe_code)]
