@@ -1,2 +1,6 @@
-//! Receives, converts, emits, describes and boot-checks machines.
+//! `p2v`: receives machines, converts them, emits images, describes and boot-checks the result.
+//!
+//! One module per verb of the command line; [`cli`] is the table of contents.
 #![forbid(unsafe_code)]
+
+pub mod cli;

@@ -1,4 +1,8 @@
-//! Receives, converts, emits, describes and boot-checks machines.
+//! The `p2v` program.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    converter::cli::main()
+}

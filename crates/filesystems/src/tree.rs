@@ -280,7 +280,8 @@ pub struct TreeError {
     kind: TreeErrorKind,
     path: Option<GuestPath>,
     detail: Option<String>,
-    source: Option<BlockError>,
+    // Boxed: results of small reads should not carry a large error.
+    source: Option<Box<BlockError>>,
 }
 
 impl TreeError {
@@ -346,7 +347,7 @@ impl From<BlockError> for TreeError {
             kind: TreeErrorKind::Disk,
             path: None,
             detail: None,
-            source: Some(source),
+            source: Some(Box::new(source)),
         }
     }
 }
@@ -384,6 +385,6 @@ impl std::fmt::Display for TreeError {
 
 impl std::error::Error for TreeError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.source.as_ref().map(|s| s as _)
+        self.source.as_deref().map(|s| s as _)
     }
 }

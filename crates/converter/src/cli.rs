@@ -1,0 +1,36 @@
+//! The command line: one verb, one module, one call.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Exit code for anything that failed with an error message.
+pub const FAILED: u8 = 1;
+
+/// Convert physical machines into virtual ones.
+#[derive(Debug, Parser)]
+#[command(name = "p2v", version, propagate_version = true, help_expected = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {}
+
+/// Run the verb the user named; print what failed, and why, to standard error.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli.verb) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("p2v: {error:#}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn run(verb: Verb) -> anyhow::Result<ExitCode> {
+    match verb {}
+}

@@ -1,0 +1,133 @@
+//! The arrows between the crates, held: a crate imports only crates of a strictly lower level.
+//! `docs/architecture.md`, "Crates and arrows", states the same table in prose.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+
+const LEVELS: &[(&str, u32)] = &[
+    ("block-io", 0),
+    ("chunking", 1),
+    ("disk-layout", 1),
+    ("filesystems", 1),
+    ("image-formats", 1),
+    ("disk-survey", 2),
+    ("stream-protocol", 2),
+    ("chunk-store", 2),
+    ("driver-injection", 3),
+    ("p2v-agent", 4),
+    ("converter", 4),
+    ("tests", 5),
+];
+
+/// What a crate must never import although its level would allow it, and why.
+const NEVER: &[(&str, &str, &str)] = &[
+    (
+        "p2v-agent",
+        "image-formats",
+        "the agent sends disks, it does not make images",
+    ),
+    ("p2v-agent", "driver-injection", "the source is only read"),
+    (
+        "p2v-agent",
+        "chunk-store",
+        "what is kept is the converter's affair",
+    ),
+    (
+        "driver-injection",
+        "image-formats",
+        "fix-ups see disks, not image files",
+    ),
+    (
+        "driver-injection",
+        "stream-protocol",
+        "fix-ups know no network",
+    ),
+    (
+        "driver-injection",
+        "chunk-store",
+        "fix-ups see disks, not where they are kept",
+    ),
+    ("chunk-store", "tokio", "the store has no network"),
+    (
+        "stream-protocol",
+        "tokio",
+        "bytes in, bytes out: no sockets",
+    ),
+    ("filesystems", "tracing", "no logging below the programs"),
+    ("filesystems", "log", "no logging below the programs"),
+    (
+        "chunking",
+        "block-io",
+        "a chunk does not know what it was cut from",
+    ),
+];
+
+fn workspace_imports() -> BTreeMap<String, Vec<String>> {
+    let output = Command::new(env!("CARGO"))
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--no-deps",
+            "--offline",
+        ])
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let mut imports = BTreeMap::new();
+    for package in metadata["packages"].as_array().unwrap() {
+        // Development dependencies count too: a test that reaches up is an arrow.
+        let all = package["dependencies"].as_array().unwrap().iter();
+        let names = all
+            .map(|d| d["name"].as_str().unwrap().to_owned())
+            .collect();
+        imports.insert(package["name"].as_str().unwrap().to_owned(), names);
+    }
+    imports
+}
+
+#[test]
+fn every_crate_has_a_level() {
+    let known: Vec<&str> = LEVELS.iter().map(|(name, _)| *name).collect();
+    for name in workspace_imports().keys() {
+        assert!(
+            known.contains(&name.as_str()),
+            "{name} has no level: add it to LEVELS"
+        );
+    }
+}
+
+#[test]
+fn crates_import_only_from_lower_levels() {
+    let level = |name: &str| {
+        LEVELS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, l)| *l)
+    };
+    for (name, imports) in workspace_imports() {
+        for import in imports {
+            if let (Some(from), Some(to)) = (level(&name), level(&import)) {
+                assert!(
+                    to < from,
+                    "{name} (level {from}) imports {import} (level {to})"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn forbidden_imports_are_absent() {
+    let imports = workspace_imports();
+    for (name, import, why) in NEVER {
+        let has = imports[*name].iter().any(|i| i == import);
+        assert!(!has, "{name} imports {import}: {why}");
+    }
+}
