@@ -26,6 +26,7 @@ mod file;
 mod memory;
 mod overlay;
 mod remap;
+mod salvage;
 mod window;
 
 pub mod conformance;
@@ -37,6 +38,7 @@ pub use file::{FileDisk, FileDiskMut};
 pub use memory::MemoryDisk;
 pub use overlay::{Edited, Overlay};
 pub use remap::{Piece, Remap, RemapError};
+pub use salvage::{Salvage, Unreadable};
 pub use window::Window;
 
 use std::ops::Range;
