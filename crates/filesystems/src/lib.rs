@@ -11,5 +11,7 @@
 //! no I/O), the readers, the writers.
 #![forbid(unsafe_code)]
 
+pub mod memory;
+pub mod mounts;
 pub mod path;
 pub mod tree;
