@@ -1,0 +1,239 @@
+//! Names of output formats and their options, as users write them: `qcow2:zstd,cluster_size=128K`.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A format an image can be written in, with its options.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum OutputFormat {
+    /// The bytes of the disk and nothing else.
+    Raw(RawOptions),
+    /// QEMU's own format, version 3.
+    Qcow2(Qcow2Options),
+}
+
+/// How a raw file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RawOptions {
+    /// Reserve the whole size on the medium first; otherwise zeroes are holes.
+    pub preallocated: bool,
+}
+
+/// How clusters are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// Deflate, which every reader knows.
+    Zlib,
+    /// Zstandard: faster and smaller, needs QEMU 5.1 or later.
+    Zstd,
+}
+
+/// How a qcow2 file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Qcow2Options {
+    /// How clusters are compressed.
+    pub compression: Compression,
+    /// Bytes in a cluster: a power of two from 512 to 2 MiB.
+    pub cluster_size: u64,
+}
+
+impl Default for Qcow2Options {
+    fn default() -> Self {
+        Self {
+            compression: Compression::None,
+            cluster_size: 64 << 10,
+        }
+    }
+}
+
+/// Why a text does not name an output format.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum FormatError {
+    /// No such format.
+    #[error("unknown output format {name:?}; known are raw, qcow2")]
+    Unknown {
+        /// What was written.
+        name: String,
+    },
+    /// The format has no such option.
+    #[error("{format} has no option {option:?}; it has {known}")]
+    Option {
+        /// The format.
+        format: &'static str,
+        /// What was written.
+        option: String,
+        /// What could have been.
+        known: &'static str,
+    },
+    /// The option's value cannot be.
+    #[error("{option} cannot be {value:?}: {allowed}")]
+    Value {
+        /// The option.
+        option: &'static str,
+        /// What was written.
+        value: String,
+        /// What could have been.
+        allowed: &'static str,
+    },
+}
+
+impl OutputFormat {
+    /// The usual end of a file name of this format, without the dot.
+    #[must_use]
+    pub fn extension(&self) -> &'static str {
+        match self {
+            OutputFormat::Raw(_) => "raw",
+            OutputFormat::Qcow2(_) => "qcow2",
+        }
+    }
+
+    /// What QEMU calls the format.
+    #[must_use]
+    pub fn qemu_name(&self) -> &'static str {
+        match self {
+            OutputFormat::Raw(_) => "raw",
+            OutputFormat::Qcow2(_) => "qcow2",
+        }
+    }
+}
+
+impl FromStr for OutputFormat {
+    type Err = FormatError;
+
+    fn from_str(text: &str) -> Result<Self, FormatError> {
+        let (name, options) = text.split_once(':').unwrap_or((text, ""));
+        let options = options.split(',').filter(|option| !option.is_empty());
+        match name.to_ascii_lowercase().as_str() {
+            "raw" => parse_raw(options).map(OutputFormat::Raw),
+            "qcow2" => parse_qcow2(options).map(OutputFormat::Qcow2),
+            _ => Err(FormatError::Unknown {
+                name: name.to_owned(),
+            }),
+        }
+    }
+}
+
+impl fmt::Display for OutputFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut options = Vec::new();
+        match self {
+            OutputFormat::Raw(raw) => {
+                if raw.preallocated {
+                    options.push("preallocated".to_owned());
+                }
+            }
+            OutputFormat::Qcow2(qcow2) => {
+                match qcow2.compression {
+                    Compression::None => {}
+                    Compression::Zlib => options.push("zlib".to_owned()),
+                    Compression::Zstd => options.push("zstd".to_owned()),
+                }
+                if qcow2.cluster_size != Qcow2Options::default().cluster_size {
+                    options.push(format!("cluster_size={}", qcow2.cluster_size));
+                }
+            }
+        }
+        f.write_str(self.qemu_name())?;
+        if !options.is_empty() {
+            write!(f, ":{}", options.join(","))?;
+        }
+        Ok(())
+    }
+}
+
+fn parse_raw<'a>(options: impl Iterator<Item = &'a str>) -> Result<RawOptions, FormatError> {
+    let mut raw = RawOptions::default();
+    for option in options {
+        match option {
+            "sparse" => raw.preallocated = false,
+            "preallocated" => raw.preallocated = true,
+            _ => {
+                return Err(FormatError::Option {
+                    format: "raw",
+                    option: option.to_owned(),
+                    known: "sparse, preallocated",
+                });
+            }
+        }
+    }
+    Ok(raw)
+}
+
+fn parse_qcow2<'a>(options: impl Iterator<Item = &'a str>) -> Result<Qcow2Options, FormatError> {
+    let mut qcow2 = Qcow2Options::default();
+    for option in options {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("plain", "") => qcow2.compression = Compression::None,
+            ("zlib", "") => qcow2.compression = Compression::Zlib,
+            ("zstd", "") => qcow2.compression = Compression::Zstd,
+            ("cluster_size", value) => {
+                let size = parse_size(value)
+                    .filter(|size| size.is_power_of_two() && (512..=2 << 20).contains(size));
+                qcow2.cluster_size = size.ok_or_else(|| FormatError::Value {
+                    option: "cluster_size",
+                    value: value.to_owned(),
+                    allowed: "a power of two from 512 to 2M",
+                })?;
+            }
+            _ => {
+                return Err(FormatError::Option {
+                    format: "qcow2",
+                    option: option.to_owned(),
+                    known: "plain, zlib, zstd, cluster_size=BYTES",
+                });
+            }
+        }
+    }
+    Ok(qcow2)
+}
+
+/// Bytes, with K, M or G as powers of 1024.
+fn parse_size(text: &str) -> Option<u64> {
+    let (digits, shift) = match text.as_bytes().last()?.to_ascii_lowercase() {
+        b'k' => (&text[..text.len() - 1], 10),
+        b'm' => (&text[..text.len() - 1], 20),
+        b'g' => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    digits.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_survive_being_written_and_read() {
+        for text in [
+            "raw",
+            "raw:preallocated",
+            "qcow2",
+            "qcow2:zstd",
+            "qcow2:zlib,cluster_size=131072",
+        ] {
+            assert_eq!(text.parse::<OutputFormat>().unwrap().to_string(), text);
+        }
+        let large: OutputFormat = "QCOW2:cluster_size=2M".parse().unwrap();
+        assert_eq!(large.to_string(), "qcow2:cluster_size=2097152");
+    }
+
+    #[test]
+    fn wrong_names_options_and_values_say_what_could_have_been() {
+        for (text, needle) in [
+            ("qcow3", "unknown output format"),
+            ("raw:zstd", "sparse, preallocated"),
+            ("qcow2:lz4", "zlib, zstd"),
+            ("qcow2:cluster_size=3K", "power of two"),
+            ("qcow2:cluster_size=4M", "power of two"),
+            ("qcow2:cluster_size=", "power of two"),
+            ("qcow2:cluster_size=99999999999999999999G", "power of two"),
+        ] {
+            let error = text.parse::<OutputFormat>().unwrap_err().to_string();
+            assert!(error.contains(needle), "{text}: {error}");
+        }
+    }
+}

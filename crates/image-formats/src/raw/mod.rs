@@ -1,0 +1,5 @@
+//! Raw images: the bytes of the disk and nothing else.
+
+mod writer;
+
+pub use writer::RawWriter;

@@ -1,0 +1,132 @@
+//! What the tests of this crate share: foreign programs, awkward disks, outputs.
+#![allow(dead_code, clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use block_io::{BlockRead, BlockWrite, FileDisk, FileDiskMut};
+use image_formats::{CopyOptions, OutputOptions, copy, output};
+
+/// Run a foreign program and give back what it printed. `None`, said aloud, where it is not installed;
+/// with `P2V_REQUIRE_TOOLS=1` that is a failure.
+pub fn run(test: &str, program: &str, args: &[&str]) -> Option<(bool, String)> {
+    match Command::new(program).args(args).output() {
+        Ok(output) => {
+            let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+            text.push_str(&String::from_utf8_lossy(&output.stderr));
+            Some((output.status.success(), text))
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            assert!(
+                std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
+                "{test} needs {program}"
+            );
+            println!("SKIPPED {test}: needs {program}");
+            None
+        }
+        Err(error) => panic!("{program}: {error}"),
+    }
+}
+
+/// Run a foreign program that must succeed; `None` where it is not installed.
+pub fn must(test: &str, program: &str, args: &[&str]) -> Option<String> {
+    let (success, text) = run(test, program, args)?;
+    assert!(success, "{test}: {program} {args:?}: {text}");
+    Some(text)
+}
+
+/// A sparse raw disk with `runs` of bytes that do not repeat.
+pub fn make_disk(path: &Path, size: u64, runs: &[(u64, u64)]) -> FileDisk {
+    let disk = FileDiskMut::create_new(path, size).unwrap();
+    for (start, len) in runs {
+        let mut at = *start;
+        while at < start + len {
+            let step = (start + len - at).min(1 << 20);
+            disk.write_at(at, &noise(at, step as usize)).unwrap();
+            at += step;
+        }
+    }
+    FileDisk::open(path).unwrap()
+}
+
+/// Bytes that differ everywhere; every other 16 KiB of them compresses well.
+pub fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let easy = (bytes.len() / 16_384) % 2 == 1;
+        let word = if easy { state & 0x0101 } else { state };
+        bytes.extend((word | 1).to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// Name, size, and runs of data (start, length).
+pub type CornerDisk = (&'static str, u64, Vec<(u64, u64)>);
+
+/// The sizes and fillings that writers get wrong. All sizes are whole sectors.
+pub fn corner_disks() -> Vec<CornerDisk> {
+    const MIB: u64 = 1 << 20;
+    vec![
+        ("one sector", 512, vec![(0, 512)]),
+        ("one empty sector", 512, vec![]),
+        ("one block", 2 * MIB, vec![(0, 2 * MIB)]),
+        ("a block and a sector", 2 * MIB + 512, vec![(2 * MIB, 512)]),
+        ("all zero", 40 * MIB, vec![]),
+        ("all data", 20 * MIB, vec![(0, 20 * MIB)]),
+        (
+            "no multiple of anything",
+            33 * MIB + 77 * 512,
+            vec![
+                (0, 100),
+                (70_000, 5),
+                (5 * MIB - 3, 6),
+                (33 * MIB, 77 * 512),
+            ],
+        ),
+        (
+            "64 KiB at the very end",
+            3 * (1 << 30) + 64 * 1024,
+            vec![(3 << 30, 64 * 1024)],
+        ),
+        (
+            "stripes of 512 bytes",
+            4 * MIB,
+            (0..4096).map(|i| (i * 1024, 512)).collect(),
+        ),
+        (
+            "a little in every table",
+            5 * (1 << 30),
+            (0..40).map(|i| (i * 128 * MIB + 4096 * i, 3000)).collect(),
+        ),
+    ]
+}
+
+/// Write `source` as `format` to `path`.
+pub fn write_image(source: &dyn BlockRead, format: &str, path: &Path) -> PathBuf {
+    let format = format.parse().unwrap();
+    let options = OutputOptions {
+        no_flush: true,
+        ..Default::default()
+    };
+    let sink = output::create(path, &format, source.size(), options).unwrap();
+    let mut paths = copy(source, vec![sink], &(), &CopyOptions::default()).unwrap();
+    paths.remove(0)
+}
+
+/// A temporary directory on a real disk: `/tmp` may be memory.
+pub fn scratch() -> tempfile::TempDir {
+    tempfile::Builder::new()
+        .prefix("image-formats-")
+        .tempdir()
+        .unwrap()
+}
+
+/// A path as an argument.
+pub fn arg(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
