@@ -11,7 +11,14 @@
 //! no I/O), the readers, the writers.
 #![forbid(unsafe_code)]
 
+#[allow(dead_code)] // What the file tree needs comes next.
+pub mod ext;
 pub mod memory;
 pub mod mounts;
 pub mod path;
+pub mod probe;
 pub mod tree;
+pub mod used;
+
+mod bytes;
+mod swap;

@@ -1,0 +1,4 @@
+//! ext2, ext3 and ext4.
+mod checksum;
+mod format;
+pub(crate) mod used;
