@@ -1,4 +1,8 @@
-//! Reads this machine and sends its disks to a converter.
+//! The command line of `p2v-agent`.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    p2v_agent::cli::run(std::env::args_os())
+}
