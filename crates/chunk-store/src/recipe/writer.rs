@@ -1,0 +1,203 @@
+//! Appending to the recipe of a push.
+
+use std::sync::Arc;
+
+use chunking::MAX_CHUNK;
+
+use super::RecipeEntry;
+use super::format::{ENTRIES_A_PAGE, PAGE, encode_page};
+use super::reader::Recipe;
+use crate::error::{OnPath, Refusal, Result, StoreError};
+use crate::files::{Files, StoredFile};
+
+/// The recipe of one disk of a push: what is durable, and what waits for its chunks to be.
+#[derive(Debug)]
+pub(crate) struct RecipeWriter {
+    disk: usize,
+    size: u64,
+    path: String,
+    file: Arc<dyn StoredFile>,
+    pages: u64,
+    /// Entries on the disk.
+    durable: u64,
+    /// Where the last entry ends, waiting ones included.
+    end: u64,
+    waiting: Vec<RecipeEntry>,
+}
+
+impl RecipeWriter {
+    /// Begin an empty recipe for disk number `disk`.
+    pub(crate) fn create(files: &dyn Files, path: String, disk: usize, size: u64) -> Result<Self> {
+        let file = files.create(&path).on(&path)?;
+        file.sync().on(&path)?;
+        Ok(Self {
+            disk,
+            size,
+            path,
+            file,
+            pages: 0,
+            durable: 0,
+            end: 0,
+            waiting: Vec::new(),
+        })
+    }
+
+    /// Go on with a recipe. `check` answers how many of a page's entries, from the first on, have
+    /// their chunks; what follows a page that is damaged or not complete is cut off.
+    pub(crate) fn resume(
+        files: &dyn Files,
+        path: String,
+        disk: usize,
+        size: u64,
+        check: &mut dyn FnMut(&[RecipeEntry]) -> Result<usize>,
+    ) -> Result<Self> {
+        let file = match files.open(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Self::create(files, path, disk, size);
+            }
+            other => other.on(&path)?,
+        };
+        let len = file.len().on(&path)?;
+        let recipe = Recipe::new(Arc::clone(&file), &path, len / PAGE as u64);
+        let mut writer = Self {
+            disk,
+            size,
+            path,
+            file,
+            pages: 0,
+            durable: 0,
+            end: 0,
+            waiting: Vec::new(),
+        };
+        for number in 0..recipe.pages() {
+            let entries = match recipe.read_page(number) {
+                Ok(entries) => entries,
+                Err(StoreError::Damaged(_)) => break,
+                Err(error) => return Err(error),
+            };
+            if writer.check(writer.durable, &entries).is_err() || check(&entries)? < entries.len() {
+                break;
+            }
+            writer.pages += 1;
+            writer.durable += entries.len() as u64;
+            writer.end = entries.last().map_or(writer.end, RecipeEntry::end);
+        }
+        let kept = writer.pages * PAGE as u64;
+        if kept < len {
+            writer.file.set_len(kept).on(&writer.path)?;
+        }
+        // What was read may be in the kernel's memory alone: a power cut must not take it now.
+        writer.file.sync().on(&writer.path)?;
+        Ok(writer)
+    }
+
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// Entries that survive a power cut.
+    pub(crate) fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    /// Entries that have arrived.
+    pub(crate) fn count(&self) -> u64 {
+        self.durable + self.waiting.len() as u64
+    }
+
+    pub(crate) fn waiting(&self) -> &[RecipeEntry] {
+        &self.waiting
+    }
+
+    /// The durable part, to be read.
+    pub(crate) fn recipe(&self) -> Recipe {
+        Recipe::new(Arc::clone(&self.file), &self.path, self.pages)
+    }
+
+    /// Which of `entries`, the first of which has the number `at`, are new. Those that are here
+    /// already are not looked at: the root hash tells at commit whether they were the same.
+    pub(crate) fn select<'e>(
+        &self,
+        at: u64,
+        entries: &'e [RecipeEntry],
+    ) -> Result<&'e [RecipeEntry], Refusal> {
+        let known = self.count().checked_sub(at).ok_or(Refusal::Gap {
+            disk: self.disk,
+            expected: self.count(),
+            found: at,
+        })?;
+        let fresh = usize::try_from(known)
+            .ok()
+            .and_then(|known| entries.get(known..))
+            .unwrap_or_default();
+        self.check(self.count(), fresh)?;
+        Ok(fresh)
+    }
+
+    /// Take `entries`, which [`RecipeWriter::select`] let through.
+    pub(crate) fn push(&mut self, entries: &[RecipeEntry]) {
+        self.waiting.extend_from_slice(entries);
+        self.end = entries.last().map_or(self.end, RecipeEntry::end);
+    }
+
+    /// Write the waiting entries, whose chunks are durable, and make them durable.
+    pub(crate) fn flush(&mut self) -> Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let mut bytes = Vec::new();
+        let mut pages = self.pages;
+        for entries in self.waiting.chunks(ENTRIES_A_PAGE) {
+            bytes.extend_from_slice(&encode_page(pages, entries));
+            pages += 1;
+        }
+        // After an error the next flush writes the same place again.
+        self.file
+            .write_at(self.pages * PAGE as u64, &bytes)
+            .on(&self.path)?;
+        self.file.sync().on(&self.path)?;
+        self.pages = pages;
+        self.durable += self.waiting.len() as u64;
+        self.waiting.clear();
+        Ok(())
+    }
+
+    fn check(&self, first: u64, entries: &[RecipeEntry]) -> Result<(), Refusal> {
+        let disk = self.disk;
+        let mut end = self.end;
+        for (entry, number) in entries.iter().zip(first..) {
+            if entry.len == 0 {
+                return Err(Refusal::EmptyEntry {
+                    disk,
+                    entry: number,
+                });
+            }
+            if entry.len > MAX_CHUNK {
+                return Err(Refusal::LongEntry {
+                    disk,
+                    entry: number,
+                    max: MAX_CHUNK,
+                    found: entry.len,
+                });
+            }
+            if entry.offset < end {
+                return Err(Refusal::OutOfOrder {
+                    disk,
+                    entry: number,
+                    expected: end,
+                    found: entry.offset,
+                });
+            }
+            end = entry.end();
+            if end > self.size {
+                return Err(Refusal::PastEnd {
+                    disk,
+                    entry: number,
+                    size: self.size,
+                    found: end,
+                });
+            }
+        }
+        Ok(())
+    }
+}

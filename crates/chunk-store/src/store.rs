@@ -1,0 +1,437 @@
+//! The store: open it, ask what it lacks, give it chunks.
+
+use std::any::Any;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::{Arc, Mutex, RwLock};
+
+use chunking::{ChunkId, Packed, UnpackError};
+
+use crate::claims::Claims;
+use crate::error::{Damage, OnPath, Result, StoreError};
+use crate::files::{Directory, Files};
+use crate::index::format::{Entry, Key};
+use crate::index::{FindError, INDEX_DIR, Index, IndexLimits};
+use crate::pack::format::PACK_HEADER_LEN;
+use crate::pack::writer::Writer;
+use crate::pack::{Location, PACKS_DIR, Packs};
+use crate::sync::{lock, read};
+use crate::text::{read_text, write_text};
+
+pub(crate) const MACHINES_DIR: &str = "machines";
+const FORMAT: &str = "FORMAT";
+const LOCK: &str = "LOCK";
+/// Packs hold their offsets in 32 bits; a limit above this is lowered to it.
+const LONGEST_PACK: u64 = 1 << 30;
+
+/// How large the store lets things grow. The defaults are for use; tests make them small.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes after which a pack is ended and the next begun.
+    pub pack_bytes: u64,
+    /// Index entries kept in memory before they are written as a run: about 56 bytes each.
+    pub index_entries_in_memory: usize,
+    /// Entries of an index run that is not merged further.
+    pub index_entries_a_run: u64,
+    /// Recipe entries of a push that may wait for a checkpoint; then the push makes one by itself.
+    pub waiting_entries: usize,
+    /// Bytes of unpacked chunks that an open snapshot disk keeps.
+    pub cache_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            pack_bytes: 256 << 20,
+            index_entries_in_memory: 256 << 10,
+            index_entries_a_run: 24 << 20,
+            waiting_entries: 16 << 10,
+            cache_bytes: 64 << 20,
+        }
+    }
+}
+
+/// A chunk whose bytes are those of its name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified(Packed);
+
+impl Verified {
+    /// Unpack `chunk`, and believe it if its bytes hash to its name. This is the expensive part of
+    /// keeping a chunk and needs no store: do it on many threads.
+    ///
+    /// # Errors
+    /// [`UnpackError`] where the chunk is not what it says.
+    pub fn check(chunk: Packed) -> Result<Self, UnpackError> {
+        thread_local! {
+            static RAW: std::cell::RefCell<Vec<u8>> = const { std::cell::RefCell::new(Vec::new()) };
+        }
+        RAW.with_borrow_mut(|raw| {
+            chunking::unpack_into(&chunk.id, chunk.raw_len, chunk.codec, &chunk.bytes, raw)
+        })?;
+        Ok(Self(chunk))
+    }
+
+    /// The chunk.
+    #[must_use]
+    pub fn packed(&self) -> &Packed {
+        &self.0
+    }
+}
+
+/// What became of chunks given to the store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Chunks that were new.
+    pub new: u64,
+    /// Chunks that were there already.
+    pub known: u64,
+    /// Bytes that the packs grew by.
+    pub bytes: u64,
+}
+
+/// A chunk store. Cheap to clone; all clones are one store, and any number of threads may use it.
+#[derive(Debug, Clone)]
+pub struct Store {
+    pub(crate) core: Arc<Core>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) files: Arc<dyn Files>,
+    pub(crate) limits: Limits,
+    pub(crate) packs: Packs,
+    pub(crate) index: Index,
+    pub(crate) writer: Mutex<Writer>,
+    /// One sync at a time.
+    syncing: Mutex<()>,
+    /// Read while chunks are looked up and claimed; written while a collected pack goes.
+    pub(crate) gate: RwLock<()>,
+    pub(crate) claims: Mutex<Claims>,
+    /// Machines with an active push, and the number of the push.
+    pub(crate) leases: Mutex<BTreeMap<String, u64>>,
+    /// Held by what rewrites or removes: collecting garbage, removing snapshots, rebuilding.
+    pub(crate) maintenance: Mutex<()>,
+    /// What was found damaged when the store was opened, or later, and mended.
+    mended: Mutex<Vec<Damage>>,
+    _lock: Box<dyn Any + Send + Sync>,
+}
+
+impl Store {
+    /// Open the store in directory `root`, or make one if the directory is empty or not there.
+    ///
+    /// # Errors
+    /// `Locked` if another process has it, `NotAStore`, or as the files answer.
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref();
+        let files = Directory::open(root).on(&root.display().to_string())?;
+        Self::open_with(Arc::new(files), Limits::default())
+    }
+
+    /// Open a store on `files`, which may be simulated.
+    ///
+    /// # Errors
+    /// As [`Store::open`].
+    pub fn open_with(files: Arc<dyn Files>, mut limits: Limits) -> Result<Self> {
+        limits.pack_bytes = limits.pack_bytes.clamp(1, LONGEST_PACK);
+        refuse_foreign(files.as_ref())?;
+        let held = files.lock(LOCK).on(LOCK)?.ok_or(StoreError::Locked {
+            path: LOCK.to_owned(),
+        })?;
+        lay_out(files.as_ref())?;
+        let packs = Packs::open(Arc::clone(&files))?;
+        let index_limits = IndexLimits {
+            in_memory: limits.index_entries_in_memory,
+            a_run: limits.index_entries_a_run,
+        };
+        let (index, damaged) = Index::open(Arc::clone(&files), index_limits)?;
+        let last_indexed = index.covered().last_pack();
+        let last_there = packs.lengths().last().map(|(number, _)| *number);
+        // A number is never given twice, or old index entries would point into a new pack.
+        let next = last_indexed
+            .max(last_there)
+            .map_or(1, |last| last.saturating_add(1));
+        let store = Self {
+            core: Arc::new(Core {
+                writer: Mutex::new(Writer::new(Arc::clone(&files), next, limits.pack_bytes)),
+                files,
+                limits,
+                packs,
+                index,
+                syncing: Mutex::default(),
+                gate: RwLock::default(),
+                claims: Mutex::default(),
+                leases: Mutex::default(),
+                maintenance: Mutex::default(),
+                mended: Mutex::new(damaged),
+                _lock: held,
+            }),
+        };
+        store.read_unknown_packs()?;
+        Ok(store)
+    }
+
+    /// Which of `ids` are not in the store, each once, in the order given. They may be in it the
+    /// moment after: another push may send them.
+    ///
+    /// # Errors
+    /// As the files answer.
+    pub fn lacking(&self, ids: &[ChunkId]) -> Result<Vec<ChunkId>> {
+        let found = self.locate(ids)?;
+        let mut seen = BTreeSet::new();
+        let lacking = ids.iter().zip(found);
+        Ok(lacking
+            .filter(|(id, location)| location.is_none() && seen.insert(**id))
+            .map(|(id, _)| *id)
+            .collect())
+    }
+
+    /// Keep chunks. They are found at once, and survive a power cut after [`Store::sync`].
+    ///
+    /// # Errors
+    /// `Full`, or as the files answer. What was kept before stays.
+    pub fn put(&self, chunks: &[Verified]) -> Result<Kept> {
+        let ids: Vec<ChunkId> = chunks.iter().map(|chunk| chunk.0.id).collect();
+        let known = self.locate(&ids)?;
+        let mut kept = Kept::default();
+        let mut seen = BTreeSet::new();
+        let fresh: Vec<&Packed> = chunks
+            .iter()
+            .zip(&known)
+            .filter(|(chunk, location)| location.is_none() && seen.insert(chunk.0.id))
+            .map(|(chunk, _)| &chunk.0)
+            .collect();
+        kept.new = fresh.len() as u64;
+        kept.known = chunks.len() as u64 - kept.new;
+        kept.bytes = self.append(&fresh)?;
+        if self.core.index.is_full() {
+            self.write_index()?;
+        }
+        Ok(kept)
+    }
+
+    /// Make all chunks kept so far survive a power cut. One sync for all of them, whoever gave them.
+    ///
+    /// # Errors
+    /// As the files answer. Chunks that may be lost then count as lacking again.
+    pub fn sync(&self) -> Result<()> {
+        let core = &self.core;
+        let _one = lock(&core.syncing);
+        let (number, file, len, known) = {
+            let writer = lock(&core.writer);
+            match writer.active() {
+                Some(active) if active.synced < active.len => (
+                    active.number,
+                    Arc::clone(&active.file),
+                    active.len,
+                    active.synced > 0,
+                ),
+                _ => return Ok(()),
+            }
+        };
+        // Others go on appending meanwhile.
+        let path = crate::pack::pack_path(number);
+        let mut synced = file.sync().on(&path);
+        if synced.is_ok() && !known {
+            synced = core.files.sync_dir(PACKS_DIR).on(PACKS_DIR);
+        }
+        let mut writer = lock(&core.writer);
+        match synced {
+            Ok(()) => {
+                writer.note_synced(number, len);
+                Ok(())
+            }
+            Err(error) => {
+                self.give_up_unsynced(&mut writer);
+                Err(error)
+            }
+        }
+    }
+
+    /// What was found damaged and mended since the store was opened: index runs that were read from
+    /// the packs again, and torn ends of packs.
+    #[must_use]
+    pub fn mended(&self) -> Vec<String> {
+        lock(&self.core.mended)
+            .iter()
+            .map(ToString::to_string)
+            .collect()
+    }
+
+    /// Make the index on disk know all chunks, so that the next open need not read packs.
+    ///
+    /// # Errors
+    /// `Full`, or as the files answer. The index in memory stays as it was.
+    pub fn write_index(&self) -> Result<()> {
+        loop {
+            let snapshot = self.core.index.snapshot(&self.core.packs.view());
+            self.sync()?;
+            if self.core.index.write(&snapshot)? {
+                break;
+            }
+        }
+        match self.core.index.merge(&self.pack_numbers()) {
+            Err(StoreError::Damaged(damage)) => self.mend_index(damage),
+            other => other,
+        }
+    }
+
+    pub(crate) fn pack_numbers(&self) -> BTreeSet<u32> {
+        let packs = self.core.packs.lengths();
+        packs.into_iter().map(|(number, _)| number).collect()
+    }
+
+    /// Where the chunks `ids` lie.
+    pub(crate) fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        let mut keys: Vec<Key> = ids.iter().map(key_of).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let found = loop {
+            let found = self.core.index.find(&keys, &self.core.packs.view());
+            match found {
+                Ok(found) => break found,
+                Err(FindError::Other(error)) => return Err(error),
+                Err(FindError::Broken(run, damage)) => {
+                    self.core.index.remove_run(&run)?;
+                    lock(&self.core.mended).push(damage);
+                    self.read_unknown_packs()?;
+                }
+            }
+        };
+        let place = |id| keys.binary_search(&key_of(id)).ok();
+        Ok(ids
+            .iter()
+            .map(|id| place(id).and_then(|at| found.get(at).copied().flatten()))
+            .collect())
+    }
+
+    /// The raw bytes of a chunk, verified. A damaged copy is passed over where there is another; if
+    /// there is none, the error tells of the first, and the chunk counts as lacking from now on.
+    pub(crate) fn read_chunk(&self, id: &ChunkId) -> Result<Vec<u8>> {
+        let mut first = None;
+        loop {
+            let Some(location) = self
+                .locate(std::slice::from_ref(id))?
+                .into_iter()
+                .next()
+                .flatten()
+            else {
+                return Err(first.unwrap_or_else(|| {
+                    Damage::new(PACKS_DIR, 0, crate::Lie::NoChunk { id: *id }).into()
+                }));
+            };
+            match self.core.packs.read_chunk(&location, id) {
+                // The pack was collected between the look-up and the read: its chunks lie elsewhere.
+                Err(StoreError::NotFound { .. }) if !self.core.packs.view().has(location.pack) => {}
+                Err(error @ StoreError::Damaged(_)) => {
+                    self.core.packs.mark_bad(&location);
+                    first.get_or_insert(error);
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// Append verified chunks to the packs and note them. Answers the bytes written.
+    pub(crate) fn append(&self, chunks: &[&Packed]) -> Result<u64> {
+        if chunks.is_empty() {
+            return Ok(0);
+        }
+        let core = &self.core;
+        let mut bytes = 0;
+        let mut writer = lock(&core.writer);
+        let appended = writer.append(&core.packs, chunks, &mut |run| {
+            let (Some((_, first)), Some((_, last))) = (run.first(), run.last()) else {
+                return;
+            };
+            let range = u64::from(first.offset)..last.end();
+            bytes += range.end - range.start;
+            let entries = run.iter().map(|(chunk, location)| Entry {
+                key: key_of(&chunk.id),
+                location: *location,
+            });
+            core.index.insert(first.pack, range, entries);
+        });
+        if writer.sync_failed() {
+            self.give_up_unsynced(&mut writer);
+        }
+        appended?;
+        Ok(bytes)
+    }
+
+    fn give_up_unsynced(&self, writer: &mut Writer) {
+        if let Some((pack, kept)) = writer.give_up_unsynced(&self.core.packs) {
+            self.core.index.forget(pack, kept);
+        }
+    }
+
+    /// A run met while merging is damaged: drop all that are, and read their packs again.
+    fn mend_index(&self, damage: Damage) -> Result<()> {
+        lock(&self.core.mended).push(damage);
+        for run in self.core.index.runs() {
+            match run.verify() {
+                Err(StoreError::Damaged(_)) => self.core.index.remove_run(&run)?,
+                other => other?,
+            }
+        }
+        self.read_unknown_packs()
+    }
+
+    pub(crate) fn note_mended(&self, damage: Damage) {
+        lock(&self.core.mended).push(damage);
+    }
+
+    /// Hold off the removal of packs while chunks are looked up and claimed.
+    pub(crate) fn pass_gate(&self) -> std::sync::RwLockReadGuard<'_, ()> {
+        read(&self.core.gate)
+    }
+}
+
+/// The index key of a chunk.
+pub(crate) fn key_of(id: &ChunkId) -> Key {
+    crate::bytes::array(id.as_bytes(), 0)
+}
+
+/// Whether the directory is empty, or a store.
+fn refuse_foreign(files: &dyn Files) -> Result<()> {
+    let names = files.list("").on("")?;
+    if names.iter().any(|name| name == FORMAT) {
+        return Ok(());
+    }
+    let ours = [LOCK, PACKS_DIR, INDEX_DIR, MACHINES_DIR, "tmp-FORMAT"];
+    match names
+        .into_iter()
+        .find(|name| !ours.contains(&name.as_str()))
+    {
+        None => Ok(()),
+        Some(found) => Err(StoreError::NotAStore {
+            path: FORMAT.to_owned(),
+            expected: "an empty directory or a store".to_owned(),
+            found,
+        }),
+    }
+}
+
+#[derive(serde::Serialize, serde::Deserialize)]
+struct FormatVersion {
+    version: u32,
+}
+
+fn lay_out(files: &dyn Files) -> Result<()> {
+    if let Some(found) = read_text::<FormatVersion>(files, "", FORMAT, "format")? {
+        if found.version == 1 {
+            return Ok(());
+        }
+        return Err(StoreError::NotAStore {
+            path: FORMAT.to_owned(),
+            expected: "version 1".to_owned(),
+            found: format!("version {}", found.version),
+        });
+    }
+    for dir in [PACKS_DIR, INDEX_DIR, MACHINES_DIR] {
+        files.create_dir(dir).on(dir)?;
+    }
+    write_text(files, "", FORMAT, "format", &FormatVersion { version: 1 })
+}
+
+/// Where the records of a pack begin.
+pub(crate) const RECORDS_AT: u64 = PACK_HEADER_LEN as u64;
