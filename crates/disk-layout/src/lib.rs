@@ -1,2 +1,35 @@
 //! What the sectors of a disk are divided into: MBR, GPT and their damage.
+//!
+//! [`read_layout`] reads whatever table a disk has, as the Linux kernel would number its partitions,
+//! and says in [`Finding`]s what is wrong with it and what was done about that. A damaged table is no
+//! error: an error means that the disk could not be read.
+//!
+//! Changing a table goes the other way: take [`Layout::gpt`] or [`Layout::mbr`], move things in it,
+//! make a plan of [`Patch`]es ([`plan_gpt`], [`plan_mbr`], [`plan_gpt_repair`]), look at the plan, and
+//! [`apply`] it to a disk that can be written. Numbers, boot code, signatures, attributes, names and
+//! bytes we do not understand stay as they were.
+//!
+//! The byte meanings stand in `mbr/format.rs` and `gpt/format.rs` and in `docs/formats/mbr-gpt.md`.
 #![forbid(unsafe_code)]
+
+mod bytes;
+mod finding;
+mod gpt;
+mod kinds;
+mod layout;
+mod lba;
+mod mbr;
+mod patch;
+mod read;
+
+pub use finding::{Damage, Finding, Severity};
+pub use gpt::format::{Attributes, GptEntry, GptTable};
+pub use gpt::writer::{plan_gpt, plan_gpt_repair};
+pub use kinds::PartitionKind;
+pub use layout::{DiskId, Layout, LayoutError, Partition, TableKind};
+pub use lba::Lba;
+pub use mbr::format::{MbrEntry, MbrTable};
+pub use mbr::reader::{Ebr, MAX_EBRS};
+pub use mbr::writer::plan_mbr;
+pub use patch::{Patch, PlanError, apply, pending};
+pub use read::read_layout;
