@@ -4,10 +4,11 @@
 //! cargo run --release -p chunking --example measure_sharing -- FIRST.img SECOND.img
 //! ```
 //!
-//! Both images are cut with several average sizes; zero blocks are left out, as they are when a disk
-//! is sent. One line each: the mean size that comes out, the share of the second's bytes whose
-//! chunks the first has (and of those which the second repeats itself), how many chunks a terabyte
-//! makes, what an index of 48 bytes a chunk then weighs, and the speed of cutting and hashing on
+//! Both images are cut with several sizes; zero blocks are left out, as they are when a disk
+//! is sent. One line each: the mean size that comes out, how many cuts were forced, the share of the
+//! second's bytes whose chunks the first has (and with those which the second repeats itself), the
+//! bytes the second then costs on the wire (names asked for, and what is lacking at zstd level 1),
+//! what an index of 48 bytes a chunk weighs for a terabyte, and the speed of cutting and hashing on
 //! one core. The default in `ChunkSizes` was chosen by this table.
 
 use std::collections::HashSet;
@@ -16,12 +17,27 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use chunking::{ChunkId, ChunkSizes, Chunker};
+use chunking::{ChunkId, ChunkSizes, Chunker, compress};
 
 /// Zero runs are left out in blocks of this size.
 const BLOCK: usize = 4096;
 /// Bytes of index a chunk: its name, and where it lies.
 const INDEX_ENTRY: f64 = 48.0;
+/// Bytes on the wire to ask whether a chunk is lacking: its name.
+const QUESTION: usize = ChunkId::LEN;
+
+/// Smallest, average and largest size, in KiB.
+const SIZES: [(u32, u32, u32); 9] = [
+    (1, 4, 16),
+    (2, 8, 32),
+    (4, 16, 64),
+    (2, 16, 64),
+    (8, 32, 128),
+    (4, 32, 128),
+    (2, 32, 256),
+    (16, 64, 256),
+    (32, 128, 512),
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let images: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
@@ -40,24 +56,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "cut MB/s",
         "hash MB/s"
     );
-    for kib in [4, 8, 16, 32, 64, 128] {
-        let average = kib << 10;
-        let chunker = Chunker::new(ChunkSizes::new(average / 4, average, average * 4)?);
+    for (min, kib, max) in SIZES {
+        let chunker = Chunker::new(ChunkSizes::new(min << 10, kib << 10, max << 10)?);
         let mut tally = Tally::default();
         let mut known = HashSet::new();
         cut_image(first, &chunker, &mut tally, &mut |id, _| {
             known.insert(id);
         })?;
         let mut second_tally = Tally::default();
-        let (mut shared, mut repeated) = (0, 0);
+        let (mut shared, mut repeated, mut sent) = (0, 0, 0);
         let mut own = HashSet::new();
-        cut_image(second, &chunker, &mut second_tally, &mut |id, len| {
+        cut_image(second, &chunker, &mut second_tally, &mut |id, raw| {
             if known.contains(&id) {
-                shared += len;
+                shared += raw.len();
             } else if !own.insert(id) {
-                repeated += len;
+                repeated += raw.len();
+            } else if let Ok(packed) = compress(id, raw, 1) {
+                sent += packed.bytes.len() + QUESTION;
             }
         })?;
+        sent += QUESTION * (second_tally.chunks - own.len());
         let (bytes, chunks) = (
             tally.bytes + second_tally.bytes,
             tally.chunks + second_tally.chunks,
@@ -66,13 +84,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let percent = |part: usize| 100.0 * part as f64 / second_tally.bytes as f64;
         let speed = |time: Duration| bytes as f64 / 1e6 / time.as_secs_f64();
         println!(
-            "{:>5}KiB {:>8.0} {:>7.1}% {:>7.1}% {:>7.1}% {:>10.0} {:>7.2}GB {:>9.0} {:>9.0}",
-            kib,
+            "{:>11} {:>7.0} {:>6.1}% {:>7.1}% {:>5.1}% {:>6.1} MB {:>5.2} GB {:>9.0} {:>9.0}",
+            format!("{min}/{kib}/{max}"),
             mean,
             100.0 * (tally.at_max + second_tally.at_max) as f64 / chunks as f64,
             percent(shared),
             percent(shared + repeated),
-            1e12 / mean,
+            sent as f64 / 1e6,
             1e3 / mean * INDEX_ENTRY,
             speed(tally.cutting + second_tally.cutting),
             speed(tally.hashing + second_tally.hashing),
@@ -95,7 +113,7 @@ fn cut_image(
     path: &Path,
     chunker: &Chunker,
     tally: &mut Tally,
-    found: &mut dyn FnMut(ChunkId, usize),
+    found: &mut dyn FnMut(ChunkId, &[u8]),
 ) -> io::Result<()> {
     let mut image = File::open(path)?;
     let mut run = Vec::new();
@@ -123,7 +141,7 @@ fn cut_run(
     last: bool,
     chunker: &Chunker,
     tally: &mut Tally,
-    found: &mut dyn FnMut(ChunkId, usize),
+    found: &mut dyn FnMut(ChunkId, &[u8]),
 ) {
     let mut ends = Vec::new();
     let mut at = 0;
@@ -141,7 +159,7 @@ fn cut_run(
         tally.bytes += end - begin;
         tally.chunks += 1;
         tally.at_max += usize::from(end - begin == chunker.sizes().max() as usize);
-        found(id, end - begin);
+        found(id, &run[begin..end]);
         begin = end;
     }
     run.drain(..at);

@@ -1,5 +1,6 @@
 //! Chunks as foreign programs see them: `b3sum` must give our names, `zstd` must read our payloads and
 //! we must read its.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::process::Command;

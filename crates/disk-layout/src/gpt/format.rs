@@ -210,7 +210,7 @@ impl GptEntry {
             if units.len() > room.len() {
                 return;
             }
-            for (place, unit) in room.by_ref().zip(units) {
+            for (unit, place) in units.iter().zip(room.by_ref()) {
                 *place = *unit;
             }
         }
