@@ -1,0 +1,105 @@
+//! What is converted: disks and image files given by path, or a machine from the store.
+
+use std::ops::Range;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context, bail, ensure};
+use block_io::{BlockRead, FileDisk, Salvage, Unreadable};
+use stream_protocol::inventory::Inventory;
+
+/// A machine to convert. Its disks can only be read.
+pub struct Source {
+    /// The machine's name.
+    pub name: String,
+    /// Its disks, the boot disk first.
+    pub disks: Vec<SourceDisk>,
+    /// What the agent found out about the machine; nothing for bare disks.
+    pub inventory: Option<Inventory>,
+}
+
+/// One disk of a machine to convert.
+pub struct SourceDisk {
+    /// What the user knows it by: a path here, or its device name on the source.
+    pub label: String,
+    /// Its bytes.
+    pub disk: Arc<dyn BlockRead>,
+    /// Byte ranges that were not readable when the disk was pushed.
+    pub lost_before: Vec<Range<u64>>,
+    /// Reads through bad sectors now, where the disk is one of this machine.
+    salvage: Option<Arc<Salvage<FileDisk>>>,
+}
+
+impl SourceDisk {
+    /// All byte ranges that could not be read, then or now; they are zeroes in the outputs.
+    pub fn unreadable(&self) -> Vec<Range<u64>> {
+        let now = self.salvage.iter().flat_map(|salvage| salvage.unreadable());
+        self.lost_before.iter().cloned().chain(now).collect()
+    }
+}
+
+/// Open disks and image files of this machine, read-only.
+pub fn open_paths(
+    paths: &[String],
+    name: Option<&str>,
+    on_unreadable: Unreadable,
+) -> anyhow::Result<Source> {
+    let first = paths.first().context("no disk was named")?;
+    let disks = paths
+        .iter()
+        .map(|path| open_path(path, on_unreadable))
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None => name_from(Path::new(first)),
+    };
+    Ok(Source { name, disks, inventory: None })
+}
+
+fn open_path(path: &str, on_unreadable: Unreadable) -> anyhow::Result<SourceDisk> {
+    let file = FileDisk::open(path).with_context(|| format!("opening {path}"))?;
+    ensure!(file.size() > 0, "{path} is empty: there is nothing to convert");
+    refuse_other_formats(path, &file)?;
+    let salvage = Arc::new(Salvage::new(file, on_unreadable));
+    Ok(SourceDisk {
+        label: path.to_owned(),
+        disk: salvage.clone(),
+        lost_before: Vec::new(),
+        salvage: Some(salvage),
+    })
+}
+
+/// A raw disk is taken for what it is; an image of another format read as raw would become a guest
+/// full of noise, so it is named and refused.
+fn refuse_other_formats(path: &str, file: &FileDisk) -> anyhow::Result<()> {
+    let mut head = [0; 64];
+    let len = head.len().min(usize::try_from(file.size())?);
+    file.read_at(0, &mut head[..len]).with_context(|| format!("reading {path}"))?;
+    let formats: [(&str, &[u8]); 8] = [
+        ("qcow2", b"QFI\xfb"),
+        ("VMDK", b"KDMV"),
+        ("VMDK", b"COWD"),
+        ("VMDK descriptor", b"# Disk DescriptorFile"),
+        ("VHDX", b"vhdxfile"),
+        ("VHD", b"conectix"),
+        ("Parallels", b"WithoutFreeSpace"),
+        ("Parallels", b"WithouFreSpacExt"),
+    ];
+    for (format, magic) in formats {
+        if head.starts_with(magic) {
+            bail!(
+                "{path} is a {format} image, and p2v reads raw disks and images only so far; \
+                 make it raw first: qemu-img convert -O raw {path} disk.raw"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// `web01.img` names the machine `web01`; a device has no good name of its own.
+fn name_from(path: &Path) -> String {
+    let is_device = path.metadata().is_ok_and(|m| m.file_type().is_block_device());
+    let stem = if is_device { path.file_name() } else { path.file_stem() };
+    stem.map_or_else(|| "machine".to_owned(), |stem| stem.to_string_lossy().into_owned())
+}
