@@ -51,7 +51,11 @@ impl PartFile {
             // A file system without locks: the names still keep two outputs apart.
             Err(TryLockError::Error(_)) => {}
         }
-        file.set_len(0).map_err(failed)?;
+        // Only where there is something to cut off: ext4 takes a truncation to nothing as a sign that the
+        // file replaces another, and starts writing it all back when it is closed ("auto_da_alloc").
+        if file.metadata().map_err(failed)?.len() > 0 {
+            file.set_len(0).map_err(failed)?;
+        }
         Ok(Self {
             file,
             part,

@@ -12,6 +12,19 @@ pub(crate) const COPIED: u64 = 1 << 63;
 /// The cluster is compressed. Bit 62 of L2 entries.
 pub(crate) const COMPRESSED: u64 = 1 << 62;
 
+/// The cluster reads as zeroes. Bit 0 of plain L2 entries, version 3.
+pub(crate) const ZERO: u64 = 1;
+/// The offset in L1 and plain L2 entries: bits 9 to 55. // qcow2.rst, "Cluster mapping"
+pub(crate) const OFFSET_MASK: u64 = 0x00ff_ffff_ffff_fe00;
+
+/// Incompatible feature bit 0: refcounts may be wrong.
+pub(crate) const INCOMPATIBLE_DIRTY: u64 = 1 << 0;
+/// Incompatible feature bit 1: tables may be wrong.
+pub(crate) const INCOMPATIBLE_CORRUPT: u64 = 1 << 1;
+/// Incompatible feature bit 2: data lie in another file.
+pub(crate) const INCOMPATIBLE_DATA_FILE: u64 = 1 << 2;
+/// Incompatible feature bit 4: L2 entries of 16 bytes, clusters in 32 parts.
+pub(crate) const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
 /// Incompatible feature bit 3: byte 104 names the compression. // qcow2.rst, "incompatible_features"
 pub(crate) const INCOMPATIBLE_COMPRESSION_TYPE: u64 = 1 << 3;
 
@@ -34,7 +47,10 @@ pub(crate) const MAX_REFCOUNT_TABLE_BYTES: u64 = 8 << 20;
 /// A backing file's name has at most this many bytes. // qcow2.rst, "backing_file_size"
 pub(crate) const MAX_BACKING_NAME: usize = 1023;
 
-const EXTENSION_BACKING_FORMAT: u32 = 0xE279_2ACA;
+/// Header extension: the format of the backing file. // qcow2.rst, "Header extensions"
+pub(crate) const EXTENSION_BACKING_FORMAT: u32 = 0xE279_2ACA;
+/// Header extension: the name of the external data file.
+pub(crate) const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_F857;
 
 /// The features by type (0 incompatible, 1 compatible, 2 autoclear), bit and name.
@@ -102,6 +118,17 @@ pub(crate) fn compressed_entry(geometry: Geometry, offset: u64, len: u64) -> Opt
     // Sectors beyond the first, counted from the sector the data starts in.
     let further_sectors = last / COMPRESSED_SECTOR - offset / COMPRESSED_SECTOR;
     (last < 1 << bits).then_some(COMPRESSED | further_sectors << bits | offset)
+}
+
+/// Where the data of a compressed cluster lie: offset, and bytes at most.
+pub(crate) fn compressed_range(geometry: Geometry, entry: u64) -> (u64, u64) {
+    let bits = geometry.compressed_offset_bits();
+    let offset = entry & ((1 << bits) - 1);
+    let sectors = ((entry & (COMPRESSED - 1)) >> bits) + 1;
+    (
+        offset,
+        sectors * COMPRESSED_SECTOR - offset % COMPRESSED_SECTOR,
+    )
 }
 
 /// What a version 3 header says, as far as this project writes it.
@@ -220,6 +247,11 @@ mod tests {
         assert_eq!(entry(0x10000, 1), COMPRESSED | 0x10000);
         assert_eq!(entry(0x10000, 512), COMPRESSED | 0x10000);
         assert_eq!(entry(0x101ff, 2), COMPRESSED | 1 << 54 | 0x101ff);
+        for (offset, len) in [(0x10000, 1), (0x101ff, 2), (0x10001, 70_000)] {
+            let (at, most) = compressed_range(geometry, entry(offset, len));
+            assert_eq!(at, offset);
+            assert!(most >= len && most < len + 512, "{offset} {len}: {most}");
+        }
         assert_eq!(entry(0x10001, 512), COMPRESSED | 1 << 54 | 0x10001);
         assert_eq!(compressed_entry(geometry, 1 << 54, 1), None);
         assert_eq!(compressed_entry(geometry, u64::MAX, 2), None);

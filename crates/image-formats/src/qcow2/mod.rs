@@ -2,7 +2,11 @@
 //! qcow2.rst; what this project does with it stands in `docs/formats/qcow2.md`.
 
 mod format;
+mod header;
 mod host_space;
+mod reader;
+mod rules;
 mod writer;
 
+pub(crate) use reader::open;
 pub use writer::Qcow2Writer;

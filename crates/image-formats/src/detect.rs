@@ -1,0 +1,54 @@
+//! Which format an image file is, by its first and last bytes.
+//!
+//! Guessing is for files of one's own: a guest that owns a raw disk can write any format's header at
+//! its start. Whoever knows the format says it ([`crate::open_as`]), and what was guessed is told
+//! ([`crate::ImageInfo::guessed`]).
+
+use block_io::BlockRead;
+
+/// The formats that can be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ImageFormat {
+    /// The bytes of the disk and nothing else.
+    Raw,
+    /// QEMU's qcow2, version 2 or 3.
+    Qcow2,
+}
+
+impl ImageFormat {
+    /// What QEMU calls the format.
+    #[must_use]
+    pub fn qemu_name(self) -> &'static str {
+        match self {
+            ImageFormat::Raw => "raw",
+            ImageFormat::Qcow2 => "qcow2",
+        }
+    }
+
+    /// The format that QEMU calls `name`.
+    #[must_use]
+    pub fn from_qemu_name(name: &str) -> Option<Self> {
+        match name {
+            "raw" => Some(ImageFormat::Raw),
+            "qcow2" => Some(ImageFormat::Qcow2),
+            _ => None,
+        }
+    }
+}
+
+/// The format of `file`; raw where nothing else is recognised.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn detect(file: &dyn BlockRead) -> block_io::Result<ImageFormat> {
+    let mut head = [0; 8];
+    let len = file.size().min(8) as usize;
+    file.read_at(0, &mut head[..len])?;
+    // qcow2.rst, "Header": version 1 has the same magic and another layout.
+    let qcow = head.starts_with(b"QFI\xfb\0\0\0");
+    if qcow && matches!(head[7], 2 | 3) {
+        return Ok(ImageFormat::Qcow2);
+    }
+    Ok(ImageFormat::Raw)
+}

@@ -1,0 +1,44 @@
+//! The rules a qcow2 file can break.
+
+use crate::finding::Rule;
+
+macro_rules! rules {
+    ($($(#[$doc:meta])* $name:ident = $id:literal, $says:literal, $section:literal;)*) => {$(
+        $(#[$doc])*
+        pub(crate) const $name: &Rule = &Rule {
+            id: concat!("qcow2.", $id),
+            says: $says,
+            spec: concat!("qcow2.rst, ", $section),
+        };
+    )*};
+}
+
+rules! {
+    MAGIC = "magic", "the file starts with the magic number and version 2 or 3", "Header";
+    TRUNCATED_HEADER = "header-truncated", "the file holds the whole header", "Header";
+    CLUSTER_BITS = "cluster-bits", "cluster_bits is 9 to 21", "Header";
+    HEADER_LENGTH = "header-length", "header_length is at least 104, a multiple of 8, and inside the first cluster", "Additional fields";
+    REFCOUNT_ORDER = "refcount-order", "refcount_order is at most 6", "Additional fields";
+    SIZE = "size", "the virtual size fits a signed 64-bit number", "Header";
+    L1_SIZE = "l1-size", "the L1 table covers the virtual size and is at most 32 MiB", "Header";
+    L1_OFFSET = "l1-offset", "the L1 table is cluster aligned and inside the file", "Header";
+    REFCOUNT_TABLE = "refcount-table", "the refcount table is cluster aligned, inside the file and at most 8 MiB", "Header";
+    COMPRESSION_TYPE = "compression-type", "the compression type agrees with incompatible bit 3", "Additional fields";
+    EXTENDED_L2_CLUSTER = "extended-l2-cluster", "extended L2 entries need clusters of 16 KiB or more", "Extended L2 Entries";
+    BACKING_NAME = "backing-name", "the backing file's name is at most 1023 bytes of UTF-8 inside the first cluster", "Header";
+    EXTENSION = "extension", "header extensions end before the first cluster does", "Header extensions";
+    DATA_FILE_NAME = "data-file-name", "the external data file's name is given", "Header extensions";
+    CORRUPT_BIT = "corrupt-bit", "the corrupt bit is clear", "incompatible_features bit 1";
+    DIRTY_BIT = "dirty-bit", "the dirty bit is clear", "incompatible_features bit 0";
+    SNAPSHOTS = "snapshots", "internal snapshots are not read", "Snapshots";
+    BACKING_FORMAT = "backing-format", "the backing file's format is named", "Backing file format name";
+    L1_ENTRY = "l1-entry", "an L1 entry has no reserved bits set", "L1 table entry";
+    L2_OFFSET = "l2-offset", "an L2 table is cluster aligned and inside the file", "L1 table entry";
+    L2_ENTRY = "l2-entry", "an L2 entry has no reserved bits set", "L2 table entry";
+    DATA_OFFSET = "data-offset", "a data cluster is cluster aligned", "Standard Cluster Descriptor";
+    DATA_OUTSIDE = "data-outside", "a data cluster lies inside the file", "Standard Cluster Descriptor";
+    COMPRESSED_OUTSIDE = "compressed-outside", "a compressed cluster starts inside the file", "Compressed Clusters Descriptor";
+    COMPRESSED_EXTERNAL = "compressed-external", "there are no compressed clusters with an external data file", "Compressed Clusters Descriptor";
+    COMPRESSED_DATA = "compressed-data", "a compressed cluster inflates to one cluster", "Compressed Clusters Descriptor";
+    SUBCLUSTERS = "subclusters", "no subcluster is both allocated and zero, and compressed clusters have none", "Extended L2 Entries";
+}
