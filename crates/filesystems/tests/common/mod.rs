@@ -1,0 +1,198 @@
+//! What the tests of this crate share: scratch images, foreign tools, named skips.
+#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// Skip a test by name when a foreign program is missing; fail when `P2V_REQUIRE_TOOLS=1`.
+pub fn has_tools(test: &str, tools: &[&str]) -> bool {
+    let found = |tool: &str| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
+        dirs.map(|dir: PathBuf| dir.join(tool))
+            .any(|file| file.is_file())
+    };
+    match tools.iter().find(|tool| !found(tool)) {
+        None => true,
+        Some(tool) => {
+            skip(test, tool);
+            false
+        }
+    }
+}
+
+pub fn skip(test: &str, needs: &str) {
+    assert!(
+        std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|v| v != "1"),
+        "{test} needs {needs} and P2V_REQUIRE_TOOLS=1"
+    );
+    println!("SKIPPED {test}: needs {needs}");
+}
+
+/// Where the fixtures lie, if they are there.
+pub fn fixtures(test: &str, below: &str) -> Option<PathBuf> {
+    let root = std::env::var_os("P2V_FIXTURES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
+        PathBuf::from,
+    );
+    let dir = root.join(below);
+    if dir.exists() {
+        return Some(dir);
+    }
+    skip(test, &format!("fixtures {below}"));
+    None
+}
+
+/// Run a program of the distribution; `/usr/sbin` may not be in a user's PATH.
+pub fn run(program: &str, args: &[&str]) -> Output {
+    let path = std::env::var("PATH").unwrap_or_default();
+    Command::new(program)
+        .args(args)
+        .env("PATH", format!("{path}:/usr/sbin:/sbin"))
+        .env("LC_ALL", "C")
+        .output()
+        .unwrap_or_else(|e| panic!("{program}: {e}"))
+}
+
+/// As [`run`], and it must succeed; its standard output.
+pub fn run_ok(program: &str, args: &[&str]) -> String {
+    let output = run(program, args);
+    assert!(
+        output.status.success(),
+        "{program} {args:?}: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+pub fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// An image of `size` bytes made by `mke2fs args`, filled from `from` if given.
+pub fn mke2fs(image: &Path, size: u64, args: &str, from: Option<&Path>) {
+    let _ = std::fs::remove_file(image);
+    std::fs::File::create(image).unwrap().set_len(size).unwrap();
+    let mut all: Vec<&str> = vec!["-q", "-F"];
+    all.extend(args.split_whitespace());
+    if let Some(from) = from {
+        all.extend(["-d", text(from)]);
+    }
+    all.push(text(image));
+    run_ok("mke2fs", &all);
+}
+
+/// `e2fsck -fn` must find nothing.
+pub fn fsck(image: &Path, what: &str) {
+    let output = run("e2fsck", &["-fn", text(image)]);
+    assert!(
+        output.status.success(),
+        "{what}: e2fsck -fn: {}\n{}{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Let `e2fsck` improve (index directories, ...): exit codes 0 and 1 are fine.
+pub fn fsck_fix(image: &Path, flags: &str) {
+    let output = run("e2fsck", &[flags, text(image)]);
+    assert!(
+        matches!(output.status.code(), Some(0 | 1)),
+        "e2fsck {flags}: {}\n{}",
+        output.status,
+        String::from_utf8_lossy(&output.stdout)
+    );
+}
+
+/// The variants of ext2, ext3 and ext4 that machines have: a name, what mke2fs is told, MiB.
+pub const VARIANTS: &[(&str, &str, u64)] = &[
+    ("ext2", "-t ext2 -b 4096", 64),
+    ("ext2-1k", "-t ext2 -b 1024 -O ^dir_index", 40),
+    ("ext2-old", "-t ext2 -b 1024 -I 128 -O none -r 0", 24),
+    ("ext3", "-t ext3 -b 4096", 96),
+    ("ext3-1k", "-t ext3 -b 1024 -I 128", 40),
+    ("ext4", "-t ext4 -b 4096", 96),
+    ("ext4-1k", "-t ext4 -b 1024", 64),
+    ("ext4-2k", "-t ext4 -b 2048", 64),
+    ("ext4-64k", "-t ext4 -b 65536", 700),
+    ("ext4-inline", "-t ext4 -b 4096 -O inline_data", 96),
+    (
+        "ext4-inline-1k",
+        "-t ext4 -b 1024 -I 512 -O inline_data",
+        64,
+    ),
+    (
+        "ext4-rhel",
+        "-t ext4 -b 4096 -O ^metadata_csum,^64bit,uninit_bg",
+        300,
+    ),
+    (
+        "ext4-no-csum",
+        "-t ext4 -b 4096 -O ^metadata_csum,^uninit_bg",
+        96,
+    ),
+    ("ext4-32bit", "-t ext4 -b 1024 -O ^64bit", 64),
+    (
+        "ext4-seed-orphan",
+        "-t ext4 -b 4096 -O metadata_csum_seed,orphan_file",
+        96,
+    ),
+    (
+        "ext4-meta-bg",
+        "-t ext4 -b 1024 -O meta_bg,^resize_inode",
+        300,
+    ),
+    ("ext4-no-flex", "-t ext4 -b 1024 -O ^flex_bg", 64),
+    (
+        "ext4-sparse2",
+        "-t ext4 -b 1024 -O sparse_super2,^resize_inode",
+        64,
+    ),
+    ("ext4-i128", "-t ext4 -b 4096 -I 128", 96),
+    ("ext4-largedir", "-t ext4 -b 1024 -O large_dir", 64),
+    ("ext4-no-journal", "-t ext4 -b 4096 -O ^has_journal", 64),
+    ("ext4-many-inodes", "-t ext4 -b 1024 -i 1024", 64),
+    (
+        "ext4-no-extents",
+        "-t ext4 -b 1024 -O ^extent,^64bit,^flex_bg",
+        64,
+    ),
+    ("ext4-bigalloc", "-t ext4 -b 4096 -C 65536 -O bigalloc", 300),
+    ("ext4-quota", "-t ext4 -b 4096 -O quota", 96),
+    (
+        "ext4-project",
+        "-t ext4 -b 4096 -O project,quota -E quotatype=prjquota",
+        96,
+    ),
+    ("ext4-ea-inode", "-t ext4 -b 4096 -O ea_inode", 96),
+];
+
+/// Numbers that look random and are the same every time.
+pub struct Seeded(pub u64);
+
+impl Seeded {
+    pub fn next(&mut self) -> u64 {
+        // splitmix64
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.next() % n.max(1)
+    }
+
+    pub fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes: Vec<u8> = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend(self.next().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+}
