@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod bytes;
+mod checks;
 mod finding;
 mod gpt;
 mod kinds;

@@ -1,5 +1,6 @@
 //! Tables made by sfdisk, sgdisk, parted and fdisk are read as those tools and the gptman and gpt
 //! crates read them, value by value.
+#![allow(clippy::unwrap_used)]
 
 mod tools;
 

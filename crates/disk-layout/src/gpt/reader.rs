@@ -92,10 +92,10 @@ pub(crate) fn partitions_of(
     size: u64,
     findings: &mut Findings,
 ) -> Vec<Partition> {
-    let mut partitions = Vec::new();
     let mut guids = HashSet::new();
+    let array = table.primary_array.byte(table.sector_size).unwrap_or(0);
+    let mut partitions = Vec::new();
     for entry in &table.entries {
-        let array = table.primary_array.byte(table.sector_size).unwrap_or(0);
         let index = u64::from(entry.number).saturating_sub(1);
         let at = array.saturating_add(index * u64::from(table.entry_size));
         if !guids.insert(entry.guid) {
@@ -107,30 +107,8 @@ pub(crate) fn partitions_of(
                 "kept",
             );
         }
-        if entry.last < entry.first {
-            findings.add(
-                Severity::Doubtful,
-                Damage::Reversed,
-                at + 32,
-                (format!("at least {}", entry.first), entry.last.to_string()),
-                format!("partition {} left out", entry.number),
-            );
+        if !check_entry(entry, table, at, findings) {
             continue;
-        }
-        if entry.first < table.first_usable || entry.last > table.last_usable {
-            findings.add(
-                Severity::Warning,
-                Damage::OutsideUsable,
-                at + 32,
-                (
-                    format!(
-                        "sectors {} to {}",
-                        table.first_usable.0, table.last_usable.0
-                    ),
-                    format!("{} to {}", entry.first.0, entry.last.0),
-                ),
-                "kept",
-            );
         }
         let claim = Claim {
             number: entry.number,
@@ -156,6 +134,36 @@ pub(crate) fn partitions_of(
     partitions
 }
 
+/// Whether the entry at byte `at` of the disk can be a partition.
+fn check_entry(entry: &GptEntry, table: &GptTable, at: u64, findings: &mut Findings) -> bool {
+    if entry.last < entry.first {
+        findings.add(
+            Severity::Doubtful,
+            Damage::Reversed,
+            at + 32,
+            (format!("at least {}", entry.first), entry.last.to_string()),
+            format!("partition {} left out", entry.number),
+        );
+        return false;
+    }
+    if entry.first < table.first_usable || entry.last > table.last_usable {
+        findings.add(
+            Severity::Warning,
+            Damage::OutsideUsable,
+            at + 32,
+            (
+                format!(
+                    "sectors {} to {}",
+                    table.first_usable.0, table.last_usable.0
+                ),
+                format!("{} to {}", entry.first.0, entry.last.0),
+            ),
+            "kept",
+        );
+    }
+    true
+}
+
 /// Load the copy whose header lies at `lba`, and check everything about it.
 /// [UEFI 2.10] 5.3.2: signature, header checksum, own address, array checksum.
 fn load(
@@ -163,78 +171,76 @@ fn load(
     sector_size: SectorSize,
     lba: Lba,
 ) -> Result<Result<Copy, Fault>, LayoutError> {
-    let fault = |what, at, expected: String, found: String| {
-        Ok(Err(Fault {
-            what,
-            at,
-            expected,
-            found,
-        }))
-    };
     let at = lba.byte(sector_size).unwrap_or(u64::MAX);
-    let Some(sector) = read_or_bad(disk, at, sector_size.bytes(), "a GPT header")? else {
-        return fault(
-            Damage::GptHeaderMissing,
-            at,
-            "a readable sector".into(),
-            "none".into(),
-        );
-    };
-    let header = match Header::parse(&sector) {
+    let sector = read_or_bad(disk, at, sector_size.bytes(), "a GPT header")?;
+    let header = match load_header(sector, at, sector_size, lba) {
         Ok(header) => header,
-        Err(HeaderFault::Signature) => {
-            return fault(
-                Damage::GptHeaderMissing,
-                at,
-                "\"EFI PART\"".into(),
-                format!("{:02x?}", sector.get(..8).unwrap_or_default()),
-            );
-        }
-        Err(HeaderFault::Size(size)) => {
-            return fault(
-                Damage::GptHeaderField,
-                at + 12,
-                format!("a header of 92 to {} bytes", sector_size.bytes()),
-                size.to_string(),
-            );
-        }
-        Err(HeaderFault::Checksum { stated, actual }) => {
-            return fault(
-                Damage::GptHeaderChecksum,
-                at + 16,
-                format!("0x{actual:08x}"),
-                format!("0x{stated:08x}"),
-            );
-        }
+        Err(fault) => return Ok(Err(fault)),
     };
-    if let Err((field, expected, found)) = check_fields(&header, lba) {
-        return fault(Damage::GptHeaderField, at + field, expected, found);
-    }
     let start = header.entries_lba.byte(sector_size).unwrap_or(u64::MAX);
     let len = u64::from(header.entry_count) * u64::from(header.entry_size);
-    let expected = format!("0x{:08x}", header.entries_crc);
-    let Some(array) = read_or_bad(disk, start, len, "the GPT partition array")? else {
-        return fault(
-            Damage::GptArrayChecksum,
-            start,
-            expected,
-            "unreadable sectors".into(),
-        );
+    let bytes = read_or_bad(disk, start, len, "the GPT partition array")?;
+    let array = match bytes {
+        Some(array) if crc32(&array) == header.entries_crc => array,
+        other => {
+            let found = other.map_or("unreadable sectors".into(), |array| {
+                format!("0x{:08x}", crc32(&array))
+            });
+            return Ok(Err(Fault {
+                what: Damage::GptArrayChecksum,
+                at: start,
+                expected: format!("0x{:08x}", header.entries_crc),
+                found,
+            }));
+        }
     };
-    let crc = crc32(&array);
-    if crc != header.entries_crc {
-        return fault(
-            Damage::GptArrayChecksum,
-            start,
-            expected,
-            format!("0x{crc:08x}"),
-        );
-    }
     Ok(Ok(Copy {
         header,
         array,
         ranges: [at..at + sector_size.bytes(), start..start + len],
     }))
+}
+
+fn load_header(
+    sector: Option<Vec<u8>>,
+    at: u64,
+    sector_size: SectorSize,
+    lba: Lba,
+) -> Result<Header, Fault> {
+    let fault = |what, at, expected: String, found: String| Fault {
+        what,
+        at,
+        expected,
+        found,
+    };
+    let sector = sector.ok_or_else(|| {
+        let expected = "a readable sector".into();
+        fault(Damage::GptHeaderMissing, at, expected, "none".into())
+    })?;
+    let header = Header::parse(&sector).map_err(|wrong| match wrong {
+        HeaderFault::Signature => fault(
+            Damage::GptHeaderMissing,
+            at,
+            "\"EFI PART\"".into(),
+            format!("{:02x?}", sector.get(..8).unwrap_or_default()),
+        ),
+        HeaderFault::Size(size) => fault(
+            Damage::GptHeaderField,
+            at + 12,
+            format!("a header of 92 to {} bytes", sector_size.bytes()),
+            size.to_string(),
+        ),
+        HeaderFault::Checksum { stated, actual } => fault(
+            Damage::GptHeaderChecksum,
+            at + 16,
+            format!("0x{actual:08x}"),
+            format!("0x{stated:08x}"),
+        ),
+    })?;
+    check_fields(&header, lba).map_err(|(field, expected, found)| {
+        fault(Damage::GptHeaderField, at + field, expected, found)
+    })?;
+    Ok(header)
 }
 
 /// Check the fields of a header against each other and their bounds: the offset of a bad one, what

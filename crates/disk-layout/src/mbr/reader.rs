@@ -203,31 +203,12 @@ impl Walk<'_> {
         };
         let mut kept = at.saturating_add(self.sector_size.bytes());
         for (slot, entry) in record.entries().iter().enumerate() {
-            if entry.sectors == 0 || entry.is_extended() {
+            let at = at.saturating_add(446 + slot as u64 * 16 + 8);
+            let container = (first, sectors);
+            let Some(start) = self.data_start(entry, slot, (this, this_sectors), container) else {
                 continue;
-            }
-            let start = Lba(this.0.saturating_add(u64::from(entry.start)));
-            let end = start.0.saturating_add(u64::from(entry.sectors));
-            let inside = start >= first && end <= first.0.saturating_add(sectors);
-            let in_record = u64::from(entry.start) + u64::from(entry.sectors) <= this_sectors;
-            // Some tools leave rubbish in the last two entries; the kernel takes them only where they
-            // fit inside this record's part.
-            if slot >= 2 && !(inside && in_record) {
-                continue;
-            }
-            if !inside {
-                findings.add(
-                    Severity::Doubtful,
-                    Damage::OutsideExtended,
-                    at + 446 + slot as u64 * 16 + 8,
-                    (
-                        format!("sectors from {} to below {}", first.0, first.0 + sectors),
-                        format!("{} to below {end}", start.0),
-                    ),
-                    "kept",
-                );
-            }
-            self.check_reach(end, at, findings);
+            };
+            self.check_inside(start, entry, container, at, findings);
             let number = self.next_number;
             self.next_number += 1;
             if ebr.number.is_some() {
@@ -242,13 +223,13 @@ impl Walk<'_> {
             } else {
                 (ebr.number, ebr.entry, ebr.start) = (Some(number), *entry, start);
                 let gap_end = start.byte(self.sector_size).unwrap_or(kept);
-                kept = kept.max(gap_end.min(at.saturating_add(KEPT_BEHIND_EBR)));
+                kept = kept.max(gap_end.min(kept.saturating_add(KEPT_BEHIND_EBR)));
             }
             let claim = Claim {
                 number,
                 first: start,
                 sectors: u64::from(entry.sectors),
-                at: at + 446 + slot as u64 * 16 + 8,
+                at,
             };
             if let Some(range) = place(&claim, self.disk.size(), self.sector_size, findings) {
                 read.partitions.push(partition(number, range, entry, true));
@@ -256,6 +237,51 @@ impl Walk<'_> {
         }
         read.metadata.push(at..kept);
         read.table.ebrs.push(ebr);
+    }
+
+    /// Where the partition of an entry begins, if it is the entry of one.
+    fn data_start(
+        &self,
+        entry: &MbrEntry,
+        slot: usize,
+        (this, this_sectors): (Lba, u64),
+        (first, sectors): (Lba, u64),
+    ) -> Option<Lba> {
+        if entry.sectors == 0 || entry.is_extended() {
+            return None;
+        }
+        let start = Lba(this.0.saturating_add(u64::from(entry.start)));
+        let end = start.0.saturating_add(u64::from(entry.sectors));
+        let inside = start >= first && end <= first.0.saturating_add(sectors);
+        let in_record = u64::from(entry.start) + u64::from(entry.sectors) <= this_sectors;
+        // Some tools leave rubbish in the last two entries; the kernel takes them only where they fit
+        // inside this record's part.
+        (slot < 2 || (inside && in_record)).then_some(start)
+    }
+
+    fn check_inside(
+        &self,
+        start: Lba,
+        entry: &MbrEntry,
+        (first, sectors): (Lba, u64),
+        at: u64,
+        findings: &mut Findings,
+    ) {
+        let end = start.0.saturating_add(u64::from(entry.sectors));
+        let limit = first.0.saturating_add(sectors);
+        if start < first || end > limit {
+            findings.add(
+                Severity::Doubtful,
+                Damage::OutsideExtended,
+                at,
+                (
+                    format!("sectors from {} to below {limit}", first.0),
+                    format!("{} to below {end}", start.0),
+                ),
+                "kept",
+            );
+        }
+        self.check_reach(end, at, findings);
     }
 
     fn check_reach(&self, sector: u64, at: u64, findings: &mut Findings) {
