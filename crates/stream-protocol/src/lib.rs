@@ -9,15 +9,19 @@
 //! - [`message`]: the JSON control messages; [`inventory`]: what a machine says of itself.
 //! - [`format`]: the binary bodies (query, answer, chunk batch, recipe append) and their bounds.
 //! - [`route`]: which request goes to which path.
+//! - [`client`]: the agent's side of a push; [`server`]: the converter's.
 #![forbid(unsafe_code)]
 
+pub mod client;
 pub mod connect;
 pub mod format;
 pub mod inventory;
 pub mod message;
 pub mod recipe;
 pub mod route;
+pub mod server;
 
+pub use client::Millis;
 pub use connect::{ConnectError, ConnectString, Fingerprint, Token};
 pub use format::FrameError;
 pub use inventory::Inventory;

@@ -254,6 +254,9 @@ pub struct Opened {
     pub disks: Vec<DiskProgress>,
     /// What the receiver takes.
     pub limits: Limits,
+    /// This very run had finished the push; only the answer was lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished: Option<Finished>,
 }
 
 /// What is durable of one disk.
@@ -461,6 +464,25 @@ pub struct ErrorBody {
     /// What to do about it, for people.
     #[serde(default)]
     pub advice: String,
+}
+
+impl ErrorBody {
+    /// With nothing to be done about it.
+    #[must_use]
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            advice: String::new(),
+        }
+    }
+
+    /// With what to do about it.
+    #[must_use]
+    pub fn advice(mut self, advice: impl Into<String>) -> Self {
+        self.advice = advice.into();
+        self
+    }
 }
 
 impl fmt::Display for ErrorBody {

@@ -101,7 +101,7 @@ proptest! {
             disks: vec![PushDisk { name, size: entries, sector_size: numbers.1, expected_bytes: option }],
         })?;
         let progress = DiskProgress { durable_entries: entries, durable_end: push, committed: Some(root) };
-        check(&Opened { push, disks: vec![progress, DiskProgress::default()], limits: Limits::default() })?;
+        check(&Opened { push, disks: vec![progress, DiskProgress::default()], limits: Limits::default(), finished: None })?;
         check(&ChunksTaken { received: numbers.0, new: numbers.1 })?;
         check(&Appended { durable_entries: entries })?;
         let unreadable = vec![ByteRange { offset: push, len: entries }];
