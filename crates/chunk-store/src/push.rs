@@ -59,7 +59,7 @@ pub struct Push {
     name: String,
     description: Description,
     /// `None` once it is over.
-    recipes: Mutex<Option<Vec<RecipeWriter>>>,
+    pub(crate) recipes: Mutex<Option<Vec<RecipeWriter>>>,
 }
 
 /// What is known of an uncommitted push, as it lies on the disk.
@@ -368,7 +368,7 @@ impl Push {
         remove_push_files(self.store.core.files.as_ref(), &self.dir, &self.name)
     }
 
-    fn flush(&self, recipes: &mut [RecipeWriter]) -> Result<()> {
+    pub(crate) fn flush(&self, recipes: &mut [RecipeWriter]) -> Result<()> {
         if recipes.iter().all(|recipe| recipe.waiting().is_empty()) {
             return self.store.sync();
         }

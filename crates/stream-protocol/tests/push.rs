@@ -598,6 +598,35 @@ fn chunks_out_of_place_are_refused() {
 }
 
 #[test]
+fn a_chunk_that_is_not_what_it_says_is_refused() {
+    let disks = vec![vec![7; 4096]];
+    let mut world = World::new(14, FAIR);
+    let mut push = start(&disks, "k", 1);
+    let mut fed = Feeder::new(&disks);
+    let error = loop {
+        fed.feed(&mut push, 3);
+        match push.next(Millis(world.now)) {
+            Step::Pack { id, raw } => {
+                let mut bad = raw.to_vec();
+                bad[0] ^= 1;
+                let mut packed = chunking::compress(ChunkId::of(&bad), &bad, 1).unwrap();
+                packed.id = id;
+                push.packed(packed.into());
+            }
+            Step::Send { ticket, request } => {
+                let response = world.answer(&request);
+                push.answered(Millis(world.now), ticket, Ok(response));
+            }
+            Step::Wait { until } => world.now = until.map_or(world.now + 1, |until| until.0),
+            Step::Failed(PushError::Refused(error)) => break error,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(error.code, ErrorCode::BadChunk);
+    assert_eq!(world.receiver.chunk_count(), 0);
+}
+
+#[test]
 fn answers_that_make_no_sense_do_not_end_a_push_at_once() {
     let mut dice = Dice(13);
     let disks = vec![(0..100_000).map(|_| dice.roll() as u8).collect::<Vec<u8>>()];

@@ -23,6 +23,9 @@ pub(crate) struct RecipeWriter {
     /// Where the last entry ends, waiting ones included.
     end: u64,
     waiting: Vec<RecipeEntry>,
+    /// A page and the number of its first entry, where the last comparison stopped: the next one most
+    /// often goes on there.
+    compared: (u64, u64),
 }
 
 impl RecipeWriter {
@@ -39,6 +42,7 @@ impl RecipeWriter {
             durable: 0,
             end: 0,
             waiting: Vec::new(),
+            compared: (0, 0),
         })
     }
 
@@ -68,6 +72,7 @@ impl RecipeWriter {
             durable: 0,
             end: 0,
             waiting: Vec::new(),
+            compared: (0, 0),
         };
         for number in 0..recipe.pages() {
             let entries = match recipe.read_page(number) {
@@ -160,6 +165,96 @@ impl RecipeWriter {
         self.durable += self.waiting.len() as u64;
         self.waiting.clear();
         Ok(())
+    }
+
+    /// The number of the first of `entries`, which begin at number `at`, that differs from the one
+    /// here; `None` if all that are here are equal.
+    pub(crate) fn first_difference(
+        &mut self,
+        at: u64,
+        entries: &[RecipeEntry],
+    ) -> Result<Option<u64>> {
+        let (mut number, mut rest) = (at, entries);
+        while number < self.durable && !rest.is_empty() {
+            let (first, kept) = self.page_with(number)?;
+            let kept = usize::try_from(number - first)
+                .ok()
+                .and_then(|n| kept.get(n..));
+            let kept = kept.unwrap_or_default();
+            let differs = kept.iter().zip(rest).position(|(kept, new)| kept != new);
+            if let Some(place) = differs {
+                return Ok(Some(number + place as u64));
+            }
+            let same = kept.len().min(rest.len());
+            number += same as u64;
+            rest = rest.get(same..).unwrap_or_default();
+        }
+        let waiting = usize::try_from(number.saturating_sub(self.durable)).ok();
+        let waiting = waiting
+            .and_then(|n| self.waiting.get(n..))
+            .unwrap_or_default();
+        let differs = waiting.iter().zip(rest).position(|(kept, new)| kept != new);
+        Ok(differs.map(|place| number + place as u64))
+    }
+
+    /// Forget all entries from number `count` on, at once and durably.
+    pub(crate) fn cut(&mut self, count: u64) -> Result<()> {
+        if count >= self.count() {
+            return Ok(());
+        }
+        if count >= self.durable {
+            let keep = usize::try_from(count - self.durable).unwrap_or(usize::MAX);
+            self.waiting.truncate(keep);
+        } else {
+            self.waiting.clear();
+            let (first, kept) = self.page_with(count)?;
+            let mut pages = self.compared.0;
+            let keep = usize::try_from(count - first)
+                .ok()
+                .and_then(|n| kept.get(..n));
+            let keep = keep.unwrap_or_default();
+            if !keep.is_empty() {
+                // A page of a kept beginning is written shorter in its place. Should a power cut tear it, the
+                // entries in it are asked for again.
+                let page = encode_page(pages, keep);
+                self.file
+                    .write_at(pages * PAGE as u64, &page)
+                    .on(&self.path)?;
+                pages += 1;
+            }
+            self.file.set_len(pages * PAGE as u64).on(&self.path)?;
+            self.file.sync().on(&self.path)?;
+            self.pages = pages;
+            self.durable = count;
+            self.compared = (0, 0);
+        }
+        self.end = match (self.waiting.last(), self.pages.checked_sub(1)) {
+            (Some(last), _) => last.end(),
+            (None, Some(page)) => {
+                let kept = self.recipe().read_page(page)?;
+                kept.last().map_or(0, RecipeEntry::end)
+            }
+            (None, None) => 0,
+        };
+        Ok(())
+    }
+
+    /// The page that holds the durable entry `number`, and the number of its first entry.
+    fn page_with(&mut self, number: u64) -> Result<(u64, Vec<RecipeEntry>)> {
+        let recipe = self.recipe();
+        let (mut page, mut first) = self.compared;
+        if first > number {
+            (page, first) = (0, 0);
+        }
+        loop {
+            let kept = recipe.read_page(page)?;
+            let next = first + kept.len() as u64;
+            if number < next {
+                self.compared = (page, first);
+                return Ok((first, kept));
+            }
+            (page, first) = (page + 1, next);
+        }
     }
 
     fn check(&self, first: u64, entries: &[RecipeEntry]) -> Result<(), Refusal> {

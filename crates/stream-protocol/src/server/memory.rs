@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use chunking::ChunkId;
 
-use super::{PushName, Receiver, Resumed};
+use super::{PushName, Receiver, Resumed, bad_chunk};
 use crate::format::{Append, ChunkRecord};
 use crate::message::{
     CommitDisk, DiskProgress, ErrorBody, ErrorCode, Finish, Finished, MachineName, OpenPush,
@@ -135,12 +135,16 @@ impl Receiver for MemoryReceiver {
             return Err(ErrorBody::new(ErrorCode::StoreFull, "no space is left")
                 .advice("free some space where the converter keeps its store"));
         }
+        let unpack = |(index, chunk): (usize, &ChunkRecord<'_>)| {
+            let raw = chunking::unpack(&chunk.id, chunk.raw_len, chunk.codec, chunk.bytes);
+            let raw = raw.map_err(|error| bad_chunk(index, &error))?;
+            Ok((chunk.id, raw))
+        };
+        let verified: Result<Vec<_>, ErrorBody> = chunks.iter().enumerate().map(unpack).collect();
         let mut new = 0;
-        for chunk in chunks {
-            if !state.has(&chunk.id) {
-                let raw = chunking::unpack(&chunk.id, chunk.raw_len, chunk.codec, chunk.bytes)
-                    .map_err(|error| ErrorBody::new(ErrorCode::BadChunk, error.to_string()))?;
-                state.volatile.insert(chunk.id, raw);
+        for (id, raw) in verified? {
+            if !state.has(&id) {
+                state.volatile.insert(id, raw);
                 new += 1;
             }
         }

@@ -55,8 +55,8 @@ pub trait Receiver: Sync {
     /// Whatever keeps it from being looked up.
     fn lacking(&self, push: &PushName, ids: &[ChunkId]) -> Result<Vec<bool>, ErrorBody>;
 
-    /// Take chunks that were verified against their names. They need not be durable yet. Says how many
-    /// were new.
+    /// Verify chunks against their names ([`bad_chunk`] for the first that is not what it says, keeping
+    /// none of the batch), then take them. They need not be durable yet. Says how many were new.
     ///
     /// # Errors
     /// Whatever keeps them from being taken; some may have been.
@@ -212,7 +212,6 @@ impl Server {
             }
             Route::Chunks { .. } => {
                 let batch = Batch::decode(body).map_err(bad_frame)?;
-                verify(&batch)?;
                 let new = receiver.put_chunks(name, &batch.chunks)?;
                 let received = batch.chunks.len() as u32;
                 json(&ChunksTaken { received, new })
@@ -372,6 +371,13 @@ pub fn too_large(most: u64, found: u64) -> ErrorBody {
         .advice("the limits stand in the answer to the opening of a push")
 }
 
+/// Chunk number `index` of a batch is not what it says.
+#[must_use]
+pub fn bad_chunk(index: usize, error: &chunking::UnpackError) -> ErrorBody {
+    let message = format!("chunk {index} of the batch is not what it says: {error}");
+    ErrorBody::new(ErrorCode::BadChunk, message).advice("check the memory of the source machine")
+}
+
 fn find_route(request: Incoming<'_>) -> Result<Route, ErrorBody> {
     Route::parse(request.method, request.path).map_err(|error| {
         let code = match error {
@@ -406,21 +412,6 @@ fn bad_frame(error: FrameError) -> ErrorBody {
 
 fn bad_message(message: String) -> ErrorBody {
     ErrorBody::new(ErrorCode::BadMessage, message)
-}
-
-/// Unpack and hash every chunk. Nothing of a batch with a bad chunk is kept.
-fn verify(batch: &Batch<'_>) -> Result<(), ErrorBody> {
-    let mut raw = Vec::new();
-    for (index, chunk) in batch.chunks.iter().enumerate() {
-        let unpacked =
-            chunking::unpack_into(&chunk.id, chunk.raw_len, chunk.codec, chunk.bytes, &mut raw);
-        if let Err(error) = unpacked {
-            let message = format!("chunk {index} of the batch is not what it says: {error}");
-            return Err(ErrorBody::new(ErrorCode::BadChunk, message)
-                .advice("check the memory of the source machine"));
-        }
-    }
-    Ok(())
 }
 
 fn check_open(open: &OpenPush) -> Result<(), ErrorBody> {
