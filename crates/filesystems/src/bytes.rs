@@ -64,7 +64,6 @@ pub(crate) fn put_le32(bytes: &mut [u8], at: usize, value: u32) {
     put(bytes, at, &value.to_le_bytes());
 }
 
-#[allow(dead_code)]
 pub(crate) fn put_be32(bytes: &mut [u8], at: usize, value: u32) {
     put(bytes, at, &value.to_be_bytes());
 }

@@ -11,7 +11,6 @@
 //! no I/O), the readers, the writers.
 #![forbid(unsafe_code)]
 
-#[allow(dead_code)] // What the file tree needs comes next.
 pub mod ext;
 pub mod memory;
 pub mod mounts;

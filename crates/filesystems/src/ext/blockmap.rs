@@ -3,7 +3,6 @@
 use block_io::BlockRead;
 
 use super::extents::Run;
-use super::format::Block;
 use super::inode::Inode;
 use super::volume::{Volume, corrupt};
 use crate::bytes::le32;
@@ -93,44 +92,6 @@ impl<D: BlockRead> Volume<D> {
             physical: Some(first),
             unwritten: false,
         })
-    }
-
-    /// Every block a block-mapped file owns, indirect ones too, in ascending order of the file.
-    pub(crate) fn mapped_blocks(&self, inode: &Inode) -> Result<Vec<Block>> {
-        let mut blocks = Vec::new();
-        for slot in 0..15_usize {
-            let block = u64::from(le32(inode.block(), slot * 4));
-            self.gather_mapped(inode, block, slot.saturating_sub(11), &mut blocks)?;
-        }
-        Ok(blocks)
-    }
-
-    fn gather_mapped(
-        &self,
-        inode: &Inode,
-        block: Block,
-        depth: usize,
-        all: &mut Vec<Block>,
-    ) -> Result<()> {
-        if block == 0 {
-            return Ok(());
-        }
-        let whose = format!("inode {}, block map", inode.number);
-        self.check_blocks(block, 1, &whose)?;
-        all.push(block);
-        if all.len() as u64 > self.sb.blocks {
-            return Err(corrupt(format!(
-                "{whose}: expected each block once, found more than the {} of the file system",
-                self.sb.blocks
-            )));
-        }
-        if depth > 0 {
-            let bytes = self.block(block, &whose)?;
-            for slot in 0..self.numbers_per_block() as usize {
-                self.gather_mapped(inode, u64::from(le32(&bytes, slot * 4)), depth - 1, all)?;
-            }
-        }
-        Ok(())
     }
 }
 

@@ -112,7 +112,7 @@ impl<D: BlockRead> Volume<D> {
     }
 
     /// What the attribute block adds to i_blocks.
-    fn xattr_units(&self, inode: &Inode) -> u64 {
+    pub(crate) fn xattr_units(&self, inode: &Inode) -> u64 {
         match inode.xattr_block() {
             0 => 0,
             _ if inode.has(flag::HUGE_FILE) => 1,

@@ -18,10 +18,9 @@ pub(crate) type Block = u64;
 /// Feature bits and their names as `dumpe2fs` prints them.
 pub(crate) mod feature {
     pub(crate) const HAS_JOURNAL: u32 = 0x4;
+    pub(crate) const EXT_ATTR: u32 = 0x8;
     pub(crate) const DIR_INDEX: u32 = 0x20;
     pub(crate) const SPARSE_SUPER2: u32 = 0x200;
-    pub(crate) const FAST_COMMIT: u32 = 0x400;
-    pub(crate) const ORPHAN_FILE: u32 = 0x1000;
 
     pub(crate) const COMPRESSION: u32 = 0x1;
     pub(crate) const FILETYPE: u32 = 0x2;
@@ -80,8 +79,6 @@ pub(crate) mod feature {
         | METADATA_CSUM
         | VERITY
         | ORPHAN_PRESENT;
-    /// Features of any kind we read but do not write.
-    pub(crate) const INCOMPAT_NO_WRITE: u32 = 0;
 
     pub(crate) const INCOMPAT_NAMES: &[(u32, &str)] = &[
         (COMPRESSION, "compression"),
@@ -341,6 +338,11 @@ impl Superblock {
         put_le16(&mut self.raw, 0x3A, state);
     }
 
+    pub(crate) fn set_compat(&mut self, bits: u32) {
+        let bits = le32(&self.raw, 0x5C) | bits;
+        put_le32(&mut self.raw, 0x5C, bits);
+    }
+
     pub(crate) fn set_incompat(&mut self, bits: u32) {
         put_le32(&mut self.raw, 0x60, bits);
     }
@@ -428,14 +430,6 @@ impl Superblock {
 
     pub(crate) fn set_free_inodes(&mut self, count: u32) {
         put_le32(&mut self.raw, 0x10, count);
-    }
-
-    /// Groups whose metadata mke2fs lays together.
-    pub(crate) fn groups_per_flex(&self) -> u64 {
-        match u8_at(&self.raw, 0x174) {
-            shift @ 1..=31 if self.has_incompat(feature::FLEX_BG) => 1 << shift,
-            _ => 1,
-        }
     }
 
     /// The checksum its bytes should carry.

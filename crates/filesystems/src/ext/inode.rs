@@ -12,8 +12,6 @@ pub(crate) const ROOT_INODE: u32 = 2;
 
 /// Flags of an inode.
 pub(crate) mod flag {
-    pub(crate) const IMMUTABLE: u32 = 0x10;
-    pub(crate) const APPEND: u32 = 0x20;
     pub(crate) const ENCRYPT: u32 = 0x800;
     pub(crate) const INDEX: u32 = 0x1000;
     pub(crate) const HUGE_FILE: u32 = 0x4_0000;
@@ -183,11 +181,6 @@ impl Inode {
     /// Set the times of change of contents and of the inode.
     pub(crate) fn touch(&mut self, time: i64) {
         self.set_time(0x10, 0x88, time);
-        self.set_time(0x0C, 0x84, time);
-    }
-
-    /// Set the time of change of the inode alone.
-    pub(crate) fn touch_inode(&mut self, time: i64) {
         self.set_time(0x0C, 0x84, time);
     }
 

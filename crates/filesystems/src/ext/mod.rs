@@ -5,17 +5,24 @@
 //! Changes are made to metadata directly, not through the journal: the overlay below is the
 //! transaction. A file system opened for writing has an empty journal, and keeps it empty.
 
+mod alloc;
 mod blockmap;
+mod blockmap_edit;
 mod checksum;
 mod data;
+mod data_edit;
 mod dir;
+mod edit;
 mod extents;
+mod extents_edit;
 mod format;
 mod inode;
 mod journal;
+mod orphans;
 mod tree;
 pub(crate) mod used;
 mod volume;
 mod xattr;
+mod xattr_edit;
 
 pub use tree::{ExtTree, Recovery};

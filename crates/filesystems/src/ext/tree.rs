@@ -2,6 +2,7 @@
 
 use block_io::{BlockRead, BlockWrite, Overlay};
 
+use super::edit::{Named, New, check_writable};
 use super::format::feature;
 use super::inode::{Inode, ROOT_INODE};
 use super::volume::{Volume, corrupt, unsupported};
@@ -51,21 +52,158 @@ impl<D: BlockRead> ExtTree<Overlay<D>> {
 }
 
 impl<D: BlockWrite> ExtTree<D> {
-    fn refuse(&self, path: &GuestPath) -> Result<()> {
-        let kind = self.closed.unwrap_or(TreeErrorKind::Unsupported);
-        Err(TreeError::new(kind, path).detail(self.why_closed.clone()))
+    /// Open for reading and writing. Everything is written to `disk`, which is an overlay, or a
+    /// window on one, in all uses but tests.
+    ///
+    /// # Errors
+    /// `Dirty` when it was not cleanly unmounted and `recovery` says to refuse, or when there is no
+    /// journal to replay; `Unsupported` with the name of a feature we cannot keep right; `Corrupt`.
+    /// Nothing was written then, except where the disk itself fails.
+    pub fn open_rw(disk: D, recovery: Recovery) -> Result<Self> {
+        let volume = Volume::open(disk)?;
+        refuse_unknown(&volume)?;
+        refuse_unwritable(&volume)?;
+        let dirty = volume.sb.has_incompat(feature::RECOVER)
+            || volume.sb.last_orphan() != 0
+            || volume.sb.has_ro_compat(feature::ORPHAN_PRESENT);
+        if dirty && recovery == Recovery::Refuse {
+            return Err(TreeError::of(
+                TreeErrorKind::Dirty,
+                "its journal holds changes; open it with recovery, or unmount it cleanly on the source",
+            ));
+        }
+        let mut volume = replayed(volume)?;
+        refuse_unwritable(&volume)?;
+        volume.survey_system_blocks()?;
+        if dirty {
+            volume.finish_orphans()?;
+            volume.begin();
+            volume.recount()?;
+            volume.commit(&[])?;
+        }
+        Ok(Self {
+            volume,
+            closed: None,
+            why_closed: String::new(),
+        })
+    }
+
+    /// The time, in seconds since 1970, that changes get which are told none: the time of deletion
+    /// of inodes. Without it, the time the file system was last written to.
+    pub fn set_clock(&mut self, seconds: i64) {
+        self.volume.clock = seconds.max(946_684_800);
+    }
+
+    /// Do `operation` as one change: all of it, or nothing. `given` are the bytes it writes.
+    fn change<T>(
+        &mut self,
+        path: &GuestPath,
+        given: &[u8],
+        operation: impl FnOnce(&mut Volume<D>) -> Result<T>,
+    ) -> Result<T> {
+        if let Some(kind) = self.closed {
+            return Err(TreeError::new(kind, path).detail(self.why_closed.clone()));
+        }
+        self.volume.begin();
+        let done = match operation(&mut self.volume) {
+            Ok(done) => done,
+            Err(error) => {
+                self.volume.roll_back();
+                return Err(error.on(path));
+            }
+        };
+        match self.volume.commit(given) {
+            Ok(()) => Ok(done),
+            Err(error) => {
+                self.closed = Some(TreeErrorKind::Disk);
+                self.why_closed = "an earlier change failed half-way".to_owned();
+                Err(error.on(path))
+            }
+        }
+    }
+
+    /// The directory a path lies in, and its name there.
+    fn named<'a>(&self, path: &'a GuestPath) -> Result<Named<'a>> {
+        match (path.parent(), path.file_name()) {
+            (Some(parent), Some(name)) => Ok(Named {
+                dir: self.directory(&parent).map_err(|e| e.renamed(path))?,
+                name,
+            }),
+            _ => Err(TreeError::new(TreeErrorKind::BadName, path)),
+        }
+    }
+
+    fn make(&mut self, path: &GuestPath, new: New, attributes: Attributes) -> Result<()> {
+        if path.file_name().is_none() {
+            return Err(TreeError::new(TreeErrorKind::Exists, path));
+        }
+        let at = self.named(path)?;
+        if self
+            .volume
+            .find(&at.dir, at.name)
+            .map_err(|e| e.on(path))?
+            .is_some()
+        {
+            return Err(TreeError::new(TreeErrorKind::Exists, path));
+        }
+        let given = match new {
+            New::File(bytes) | New::Symlink(bytes) => bytes,
+            New::Directory => &[],
+        };
+        self.change(path, given, |volume| volume.create(at, new, attributes))
+    }
+
+    /// Change one inode.
+    fn change_inode(
+        &mut self,
+        path: &GuestPath,
+        mut inode: Inode,
+        given: &[u8],
+        operation: impl FnOnce(&mut Volume<D>, &mut Inode) -> Result<()>,
+    ) -> Result<()> {
+        self.change(path, given, |volume| {
+            operation(volume, &mut inode)?;
+            volume.put_inode(&mut inode)
+        })
     }
 }
 
 /// Read superblock and features, and replay a dirty journal.
 fn open_volume<D: BlockWrite>(disk: D) -> Result<Volume<D>> {
-    let mut volume = Volume::open(disk)?;
+    let volume = Volume::open(disk)?;
     refuse_unknown(&volume)?;
+    replayed(volume)
+}
+
+fn replayed<D: BlockWrite>(mut volume: Volume<D>) -> Result<Volume<D>> {
     if volume.sb.has_incompat(feature::RECOVER) {
         volume.replay_journal()?;
         refuse_unknown(&volume)?;
     }
     Ok(volume)
+}
+
+/// Refuse to write what we could not keep right.
+fn refuse_unwritable<D: BlockRead>(volume: &Volume<D>) -> Result<()> {
+    let sb = &volume.sb;
+    let cannot = sb.ro_compat() & !feature::RO_COMPAT_WRITE;
+    if cannot != 0 {
+        return Err(unsupported(format!(
+            "writing with feature: {}",
+            feature::names(cannot, feature::RO_COMPAT_NAMES)
+        )));
+    }
+    let journal = sb.has_compat(feature::HAS_JOURNAL);
+    if journal && sb.journal_inode() == 0 {
+        return Err(unsupported("writing with an external journal"));
+    }
+    if !journal && sb.state() & 1 == 0 {
+        return Err(TreeError::of(
+            TreeErrorKind::Dirty,
+            "it has no journal and was not cleanly unmounted; unmount it, or run e2fsck on the source",
+        ));
+    }
+    Ok(())
 }
 
 fn refuse_unknown<D: BlockRead>(volume: &Volume<D>) -> Result<()> {
@@ -186,40 +324,95 @@ impl<D: BlockWrite> FileTree for ExtTree<D> {
         })
     }
 
-    fn write_file(&mut self, path: &GuestPath, _contents: &[u8], _new: Attributes) -> Result<()> {
-        self.refuse(path)
+    fn write_file(&mut self, path: &GuestPath, contents: &[u8], new: Attributes) -> Result<()> {
+        let inode = match self.file(path) {
+            Ok(inode) => inode,
+            Err(error) if error.kind() == TreeErrorKind::NotFound => {
+                return self.make(path, New::File(contents), new);
+            }
+            Err(error) => return Err(error),
+        };
+        self.change_inode(path, inode, contents, |volume, inode| {
+            check_writable(inode)?;
+            volume.resize(inode, 0)?;
+            volume.write_contents(inode, 0, contents)?;
+            inode.touch(new.mtime);
+            Ok(())
+        })
     }
 
-    fn write_at(&mut self, path: &GuestPath, _offset: u64, _data: &[u8]) -> Result<()> {
-        self.refuse(path)
+    fn write_at(&mut self, path: &GuestPath, offset: u64, data: &[u8]) -> Result<()> {
+        let inode = self.file(path)?;
+        self.change_inode(path, inode, data, |volume, inode| {
+            check_writable(inode)?;
+            volume.write_contents(inode, offset, data)
+        })
     }
 
-    fn truncate(&mut self, path: &GuestPath, _size: u64) -> Result<()> {
-        self.refuse(path)
+    fn truncate(&mut self, path: &GuestPath, size: u64) -> Result<()> {
+        let inode = self.file(path)?;
+        self.change_inode(path, inode, &[], |volume, inode| {
+            check_writable(inode)?;
+            volume.resize(inode, size)
+        })
     }
 
-    fn create_dir(&mut self, path: &GuestPath, _new: Attributes) -> Result<()> {
-        self.refuse(path)
+    fn create_dir(&mut self, path: &GuestPath, new: Attributes) -> Result<()> {
+        self.make(path, New::Directory, new)
     }
 
-    fn create_symlink(&mut self, path: &GuestPath, _target: &[u8], _new: Attributes) -> Result<()> {
-        self.refuse(path)
+    fn create_symlink(&mut self, path: &GuestPath, target: &[u8], new: Attributes) -> Result<()> {
+        self.make(path, New::Symlink(target), new)
     }
 
     fn remove(&mut self, path: &GuestPath) -> Result<()> {
-        self.refuse(path)
+        let at = self.named(path)?;
+        let Some(found) = self.volume.find(&at.dir, at.name).map_err(|e| e.on(path))? else {
+            return Err(TreeError::new(TreeErrorKind::NotFound, path));
+        };
+        self.change(path, &[], |volume| volume.remove(at, &found))
     }
 
-    fn rename(&mut self, from: &GuestPath, _to: &GuestPath) -> Result<()> {
-        self.refuse(from)
+    fn rename(&mut self, from: &GuestPath, to: &GuestPath) -> Result<()> {
+        let moved = self.resolve(from)?;
+        match self.resolve(to) {
+            Ok(there) if there.number == moved.number => return Ok(()),
+            Ok(there) if there.is_dir() => return Err(TreeError::new(TreeErrorKind::Exists, to)),
+            // Only a directory is never put in place of a file.
+            Ok(_) if moved.is_dir() => return Err(TreeError::new(TreeErrorKind::Exists, to)),
+            Ok(_) => {}
+            Err(error) if error.kind() == TreeErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        if to.strip_prefix(from).is_some() {
+            return Err(TreeError::new(TreeErrorKind::BadName, to)
+                .detail("a directory cannot be moved below itself"));
+        }
+        let (source, target) = (self.named(from)?, self.named(to)?);
+        let replaced = self
+            .volume
+            .find(&target.dir, target.name)
+            .map_err(|e| e.on(to))?;
+        let other = (target.dir.number != source.dir.number).then_some(target.dir);
+        self.change(from, &[], |volume| {
+            volume.rename(source, (other, target.name), moved.number, replaced)
+        })
     }
 
-    fn set_owner(&mut self, path: &GuestPath, _mode: u16, _uid: u32, _gid: u32) -> Result<()> {
-        self.refuse(path)
+    fn set_owner(&mut self, path: &GuestPath, mode: u16, uid: u32, gid: u32) -> Result<()> {
+        let inode = self.resolve(path)?;
+        self.change_inode(path, inode, &[], |_, inode| {
+            inode.set_mode(inode.mode() & 0xF000 | mode & 0o7777);
+            inode.set_owner(uid, gid);
+            Ok(())
+        })
     }
 
-    fn set_xattr(&mut self, path: &GuestPath, _name: &[u8], _value: Option<&[u8]>) -> Result<()> {
-        self.refuse(path)
+    fn set_xattr(&mut self, path: &GuestPath, name: &[u8], value: Option<&[u8]>) -> Result<()> {
+        let inode = self.resolve(path)?;
+        self.change_inode(path, inode, &[], |volume, inode| {
+            volume.set_xattr(inode, name, value)
+        })
     }
 
     fn sync(&mut self) -> Result<()> {

@@ -3,12 +3,13 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use block_io::{BlockErrorKind, BlockRead, Result};
+use block_io::{BlockErrorKind, BlockRead, Overlay, Result};
 
 use super::checksum;
 use super::format::{
     BLOCK_UNINIT, GroupDesc, SUPERBLOCK_LEN, SUPERBLOCK_OFFSET, Superblock, feature,
 };
+use super::volume::Volume;
 use crate::bytes::u8_at;
 use crate::used::{Findings, Joined, UsedRanges, all};
 
@@ -39,10 +40,16 @@ pub(crate) fn used_ranges<'a>(
     if let Some(why) = refusal(&sb) {
         return all_used(why);
     }
-    let disk: Box<dyn BlockRead + 'a> = if sb.has_incompat(feature::RECOVER) {
-        return all_used("the journal was not replayed".to_owned());
+    let (disk, sb): (Box<dyn BlockRead + 'a>, _) = if sb.has_incompat(feature::RECOVER) {
+        // What the journal committed is allocated, though the bitmaps do not say so yet.
+        let volume = Volume::open(Overlay::new(disk));
+        let replayed = volume.and_then(|mut volume| volume.replay_journal().map(|()| volume));
+        match replayed {
+            Ok(volume) => (Box::new(volume.disk), volume.sb),
+            Err(error) => return all_used(error.to_string()),
+        }
     } else {
-        Box::new(disk)
+        (Box::new(disk), sb)
     };
     let mut groups = Groups::new(disk, sb, findings.clone());
     groups.survey()?;

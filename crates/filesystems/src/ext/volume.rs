@@ -5,7 +5,7 @@
 //! is it written; an operation that fails leaves nothing behind.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -30,6 +30,15 @@ pub(crate) fn unsupported(detail: impl Into<String>) -> TreeError {
 
 pub(crate) type Bytes = Arc<Vec<u8>>;
 
+/// Bytes of a file to be written past the metadata: where on the disk, and what.
+#[derive(Debug, Clone)]
+pub(crate) enum Contents {
+    /// A part of the bytes the operation was given.
+    Given { at: u64, from: Range<usize> },
+    /// Zeroes.
+    Zeroes { at: u64, len: u64 },
+}
+
 pub(crate) struct Volume<D> {
     pub(crate) disk: D,
     pub(crate) sb: Superblock,
@@ -41,8 +50,8 @@ pub(crate) struct Volume<D> {
     pub(crate) system: Vec<Range<Block>>,
     /// Time of changes the caller gives no time for, in seconds since 1970.
     pub(crate) clock: i64,
-    /// Groups found to have no free run of a size, to keep full file systems quick.
-    pub(crate) full_groups: BTreeSet<u64>,
+    /// Contents of files to be written when the transaction ends, behind all that can fail.
+    contents: Vec<Contents>,
 }
 
 impl<D: BlockRead> Volume<D> {
@@ -60,7 +69,7 @@ impl<D: BlockRead> Volume<D> {
             before: None,
             system: Vec::new(),
             clock,
-            full_groups: BTreeSet::new(),
+            contents: Vec::new(),
         })
     }
 
@@ -135,6 +144,18 @@ impl<D: BlockRead> Volume<D> {
         self.pending.insert(block, Arc::new(bytes));
     }
 
+    /// A block of metadata to be changed in place, as part of the transaction.
+    pub(crate) fn edit_block(&mut self, block: Block, whose: &str) -> Result<&mut Vec<u8>> {
+        let bytes = self.block(block, whose)?;
+        self.clean.borrow_mut().remove(&block);
+        Ok(Arc::make_mut(self.pending.entry(block).or_insert(bytes)))
+    }
+
+    /// Write these contents when the transaction ends.
+    pub(crate) fn queue(&mut self, contents: Contents) {
+        self.contents.push(contents);
+    }
+
     /// Put a changed descriptor, with its checksum, into the transaction.
     pub(crate) fn put_desc(&mut self, group: u64, mut desc: GroupDesc) -> Result<()> {
         desc.seal(&self.sb, group);
@@ -159,7 +180,7 @@ impl<D: BlockRead> Volume<D> {
     /// Drop what waits: the disk stays as it was when the transaction began.
     pub(crate) fn roll_back(&mut self) {
         self.pending.clear();
-        self.full_groups.clear();
+        self.contents.clear();
         if let Some(before) = self.before.take() {
             self.sb = before;
         }
@@ -167,12 +188,24 @@ impl<D: BlockRead> Volume<D> {
 }
 
 impl<D: BlockWrite> Volume<D> {
-    /// Write what waits.
-    pub(crate) fn commit(&mut self) -> Result<()> {
+    /// Write what waits; `given` are the bytes queued contents are parts of.
+    pub(crate) fn commit(&mut self, given: &[u8]) -> Result<()> {
         let size = self.sb.block_size;
         for (block, bytes) in std::mem::take(&mut self.pending) {
             self.disk.write_at(block * size, &bytes)?;
             self.keep(block, bytes);
+        }
+        // After the blocks: a file that leaves its inode has its first block among them.
+        for contents in std::mem::take(&mut self.contents) {
+            match contents {
+                Contents::Given { at, from } => {
+                    self.disk
+                        .write_at(at, given.get(from).unwrap_or_default())?;
+                }
+                Contents::Zeroes { at, len } => {
+                    self.disk.write_at(at, &vec![0; len as usize])?;
+                }
+            }
         }
         let changed = self
             .before

@@ -1,8 +1,10 @@
 //! Directories: lists of names, as blocks of entries, with or without a hash tree over them.
 //! // [ext4 disk layout] Directory Entries
 
+pub(crate) mod edit;
 pub(crate) mod hash;
 pub(crate) mod htree;
+mod htree_edit;
 
 use block_io::BlockRead;
 

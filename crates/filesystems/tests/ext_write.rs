@@ -1,0 +1,241 @@
+//! Writing, in every variant: what e2fsck and the kernel say of it, and that nothing but what was
+//! asked for changed.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::Path;
+
+use block_io::FileDiskMut;
+use common::*;
+use filesystems::ext::{ExtTree, Recovery};
+use filesystems::memory::MemoryTree;
+use filesystems::path::GuestPath;
+use filesystems::tree::{Attributes, FileKind, FileTree, TreeErrorKind};
+
+/// Variants whose file systems we refuse to write, and the word the refusal must have.
+const REFUSED: &[(&str, &str)] = &[
+    ("ext4-bigalloc", "bigalloc"),
+    ("ext4-quota", "quota"),
+    ("ext4-project", "quota"),
+];
+
+fn open(image: &Path) -> ExtTree<FileDiskMut> {
+    ExtTree::open_rw(FileDiskMut::open(image).unwrap(), Recovery::Refuse).unwrap()
+}
+
+/// The whole tree below the root as lines, for comparing two of them.
+fn lines(tree: &dyn FileTree) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut left = vec![GuestPath::root()];
+    while let Some(dir) = left.pop() {
+        for entry in tree.read_dir(&dir).unwrap() {
+            let path = dir.join(&entry.name);
+            if path == GuestPath::new("/lost+found") {
+                continue;
+            }
+            let stat = tree.stat(&path).unwrap();
+            assert_eq!(stat.kind, entry.kind, "{path}");
+            let what = match stat.kind {
+                FileKind::Directory => {
+                    left.push(path.clone());
+                    "directory".to_owned()
+                }
+                FileKind::Symlink => format!("-> {:?}", tree.read_link(&path).unwrap()),
+                FileKind::File => {
+                    let contents = tree.read_file(&path, 1 << 30).unwrap();
+                    assert_eq!(contents.len() as u64, stat.size);
+                    format!("{} bytes, {:x}", contents.len(), hash(&contents))
+                }
+                FileKind::Special => "special".to_owned(),
+            };
+            let mut xattrs: Vec<_> = tree
+                .xattrs(&path)
+                .unwrap()
+                .into_iter()
+                .map(|x| format!("{}={:x}", String::from_utf8_lossy(&x.name), hash(&x.value)))
+                .collect();
+            xattrs.sort();
+            lines.push(format!(
+                "{path} {:o} {}:{} {what} {xattrs:?}",
+                stat.mode, stat.uid, stat.gid
+            ));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+fn hash(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xCBF2_9CE4_8422_2325, |h, b| {
+        (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01B3)
+    })
+}
+
+fn assert_same(ours: &dyn FileTree, model: &dyn FileTree, what: &str) {
+    let (ours, model) = (lines(ours), lines(model));
+    let differs = ours.iter().zip(&model).find(|(a, b)| a != b);
+    assert!(
+        differs.is_none() && ours.len() == model.len(),
+        "{what}: {differs:?}, {} and {}",
+        ours.len(),
+        model.len()
+    );
+}
+
+/// One random operation on both trees; they must agree.
+fn step(random: &mut Seeded, tree: &mut dyn FileTree, model: &mut dyn FileTree, what: &str) {
+    let path = random_path(random);
+    let other = random_path(random);
+    let new = Attributes::root_owned(0o644, 1_500_000_000 + random.below(1 << 33) as i64);
+    let len = match random.below(10) {
+        0 => 0,
+        1..4 => random.below(70),
+        4..6 => random.below(300),
+        6..9 => random.below(20_000),
+        _ => random.below(400_000),
+    } as usize;
+    let bytes = random.bytes(len);
+    let offset = random.below(150_000);
+    let choice = random.below(100);
+    let name: &[u8] = [
+        &b"security.selinux"[..],
+        b"user.a",
+        b"trusted.long.name",
+        b"security.capability",
+    ][random.below(4) as usize];
+    let value_len = [4, 30, 100, 700][random.below(4) as usize];
+    let value = random.bytes(value_len);
+    let mode = random.below(0o10000) as u16;
+    let operation = |t: &mut dyn FileTree| match choice {
+        0..30 => t.write_file(&path, &bytes, new),
+        // An empty write changes nothing here, as pwrite; in the model it lets the file grow.
+        30..38 if bytes.is_empty() => t.write_at(&path, offset, &[1]),
+        30..38 => t.write_at(&path, offset, &bytes),
+        38..46 => t.truncate(&path, offset),
+        46..58 => t.create_dir(&path, Attributes { mode: 0o755, ..new }),
+        58..66 => {
+            let target = vec![b't'; 1 + offset as usize % 200];
+            t.create_symlink(&path, &target, Attributes { mode: 0o777, ..new })
+        }
+        66..78 => t.remove(&path),
+        78..88 => t.rename(&path, &other),
+        88..92 => t.set_owner(&path, mode, 70_000, 5),
+        92..98 => t.set_xattr(&path, name, Some(&value)),
+        _ => t.set_xattr(&path, name, None),
+    };
+    let ours = operation(tree);
+    if std::env::var_os("P2V_TRACE").is_some() {
+        println!(
+            "{choice} {path} {other} {} bytes, offset {offset}: {ours:?}",
+            bytes.len()
+        );
+    }
+    if let Err(error) = &ours
+        && error.kind() == TreeErrorKind::NoSpace
+    {
+        return;
+    }
+    if matches!(choice, 78..88)
+        && ours
+            .as_ref()
+            .is_err_and(|e| e.kind() == TreeErrorKind::Exists)
+    {
+        // The model puts a directory in the place of a file, which no kernel does.
+        return;
+    }
+    let theirs = operation(model);
+    // The model tells a link in the way of a new name only as no directory.
+    let kind = |e: &filesystems::tree::TreeError| match e.kind() {
+        TreeErrorKind::IsSymlink => TreeErrorKind::NotADirectory,
+        kind => kind,
+    };
+    assert_eq!(
+        ours.as_ref().map_err(kind).err(),
+        theirs.as_ref().map_err(kind).err(),
+        "{what}: operation {choice} on {path} and {other}: {ours:?} and {theirs:?}"
+    );
+}
+
+fn random_path(random: &mut Seeded) -> GuestPath {
+    let depth = 1 + random.below(3);
+    let mut path = GuestPath::root();
+    for _ in 0..depth {
+        let n = random.below(9);
+        let name = match random.below(30) {
+            0 => format!("{n}{}", "long".repeat(60)),
+            1..10 => format!("{n}-{}", random.below(12)),
+            _ => format!("{n}"),
+        };
+        path = path.join(name);
+    }
+    path
+}
+
+#[test]
+fn random_operations_agree_with_a_model_and_e2fsck_in_every_variant() {
+    let test = "random_operations_agree_with_a_model_and_e2fsck_in_every_variant";
+    if !has_tools(test, &["mke2fs", "e2fsck"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let seeds = std::env::var("P2V_SEEDS")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(2);
+    let only = std::env::var("P2V_VARIANT").ok();
+    for (name, args, mib) in VARIANTS {
+        if only.as_ref().is_some_and(|only| only != name) {
+            continue;
+        }
+        if REFUSED.iter().any(|(refused, _)| refused == name) {
+            continue;
+        }
+        let image = dir.path().join(name);
+        for seed in 0..seeds {
+            mke2fs(&image, mib << 20, args, None);
+            let mut random = Seeded(seed * 1000 + hash(name.as_bytes()));
+            let mut model = MemoryTree::new();
+            let mut tree = open(&image);
+            let what = format!("{name}, seed {seed}");
+            for round in 0..4 {
+                for _ in 0..120 {
+                    step(&mut random, &mut tree, &mut model, &what);
+                }
+                tree.sync().unwrap();
+                fsck(&image, &format!("{what}, round {round}"));
+                assert_same(&tree, &model, &what);
+            }
+            // And what a second look from the disk alone finds.
+            assert_same(&open(&image), &model, &what);
+        }
+        std::fs::remove_file(&image).unwrap();
+    }
+}
+
+#[test]
+fn features_we_cannot_keep_right_are_refused_by_name() {
+    let test = "features_we_cannot_keep_right_are_refused_by_name";
+    if !has_tools(test, &["mke2fs"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (name, word) in REFUSED {
+        let (_, args, mib) = VARIANTS
+            .iter()
+            .find(|(variant, ..)| variant == name)
+            .unwrap();
+        let image = dir.path().join(name);
+        mke2fs(&image, mib << 20, args, None);
+        let before = hash(&std::fs::read(&image).unwrap());
+        let disk = FileDiskMut::open(&image).unwrap();
+        let error = ExtTree::open_rw(disk, Recovery::Replay).unwrap_err();
+        assert_eq!(error.kind(), TreeErrorKind::Unsupported);
+        assert!(error.to_string().contains(word), "{error}");
+        assert_eq!(
+            hash(&std::fs::read(&image).unwrap()),
+            before,
+            "nothing was written"
+        );
+    }
+}
