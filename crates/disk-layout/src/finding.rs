@@ -36,8 +36,8 @@ pub enum Damage {
     /// A protective MBR, and no GPT that can be read.
     #[error("protective MBR without a usable GPT")]
     GptMissing,
-    /// A valid GPT under an MBR that is in force: left over, or the MBR is.
-    #[error("GPT under an MBR that does not mention it")]
+    /// A valid GPT, or its backup, that nothing at the start of the disk mentions: left over.
+    #[error("GPT that the boot sector does not mention")]
     StaleGpt,
     /// MBR entries beside the protective one.
     #[error("hybrid MBR")]

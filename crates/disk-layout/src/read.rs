@@ -39,17 +39,22 @@ pub fn read_layout(disk: &dyn BlockRead) -> Result<Layout, LayoutError> {
     let boot = boot.and_then(|bytes| BootSector::parse(&bytes));
     let mbr = boot.filter(|sector| is_table(sector, disk, &mut findings));
     let protective = mbr.is_some_and(|sector| has_protective(&sector));
-    let (gpt, sector_size) = find_gpt(disk, protective, &mut findings)?;
     let names_partitions = mbr.is_some_and(|sector| sector.entries().iter().any(is_real));
+    let mut about_gpt = Findings::default();
+    let (gpt, sector_size) = find_gpt(disk, protective, &mut about_gpt)?;
+    let gpt = match gpt {
+        Some(gpt) if !protective && is_stale(disk, &gpt, names_partitions)? => {
+            report_stale(&gpt, &mut findings);
+            None
+        }
+        gpt => {
+            findings.0.extend(about_gpt.0);
+            gpt
+        }
+    };
     match (mbr, gpt) {
         (Some(sector), Some(gpt)) if protective => {
             Ok(gpt_layout(disk, Some(sector), gpt, sector_size, findings))
-        }
-        (Some(sector), gpt) if names_partitions && !protective => {
-            if let Some(gpt) = &gpt {
-                report_stale(gpt, &mut findings);
-            }
-            mbr_layout(disk, &sector, gpt.is_some(), findings)
         }
         (sector, Some(gpt)) => {
             findings.add(
@@ -62,7 +67,7 @@ pub fn read_layout(disk: &dyn BlockRead) -> Result<Layout, LayoutError> {
             Ok(gpt_layout(disk, sector, gpt, sector_size, findings))
         }
         (Some(sector), None) if protective => Ok(lost_gpt_layout(disk, &sector, findings)),
-        (Some(sector), None) => mbr_layout(disk, &sector, false, findings),
+        (Some(sector), None) => mbr_layout(disk, &sector, findings),
         (None, None) => Ok(Layout {
             table: TableKind::None,
             sector_size: disk.sector_size(),
@@ -220,14 +225,42 @@ fn find_gpt(
     Ok((None, own))
 }
 
+/// Whether a valid GPT that no protective entry announces was left behind by an earlier use of the disk:
+/// an MBR names partitions; or only the backup is left, and the start of the disk holds something
+/// else. A start that was wiped is no use of the disk: then the backup is all there is.
+fn is_stale(
+    disk: &dyn BlockRead,
+    gpt: &GptRead,
+    names_partitions: bool,
+) -> Result<bool, LayoutError> {
+    if names_partitions || !gpt.from_backup {
+        return Ok(names_partitions);
+    }
+    let usable = gpt.table.first_usable.byte(gpt.table.sector_size);
+    let len = usable.unwrap_or(u64::MAX).min(1 << 20).min(disk.size());
+    let start = read_or_bad(disk, 0, len, "the start of the disk")?;
+    Ok(start.is_some_and(|bytes| bytes.iter().any(|byte| *byte != 0)))
+}
+
+/// A whole GPT under an MBR is doubtful: either may be the one that was forgotten. A backup alone
+/// survives nearly every way of partitioning or formatting a disk anew.
 fn report_stale(gpt: &GptRead, findings: &mut Findings) {
-    let at = gpt.metadata.first().map_or(0, |range| range.start);
+    let severity = if gpt.from_backup {
+        Severity::Warning
+    } else {
+        Severity::Doubtful
+    };
+    let (at, what) = if gpt.from_backup {
+        (gpt.table.backup_header, "a valid backup")
+    } else {
+        (Lba(1), "a valid one")
+    };
     findings.add(
-        Severity::Doubtful,
+        severity,
         Damage::StaleGpt,
-        at,
-        ("no GPT", "a valid one"),
-        "the MBR is used, as the Linux kernel does",
+        at.byte(gpt.table.sector_size).unwrap_or(u64::MAX),
+        ("no GPT", what),
+        "ignored, as the Linux kernel does",
     );
 }
 
@@ -238,7 +271,9 @@ fn gpt_layout(
     sector_size: SectorSize,
     mut findings: Findings,
 ) -> Layout {
-    let GptRead { table, metadata } = gpt;
+    let GptRead {
+        table, metadata, ..
+    } = gpt;
     let partitions = partitions_of(&table, disk.size(), &mut findings);
     check_overlaps(partitions.iter(), &mut findings);
     let hybrid = boot.is_some_and(|sector| {
@@ -297,7 +332,6 @@ fn lost_gpt_layout(disk: &dyn BlockRead, sector: &BootSector, mut findings: Find
 fn mbr_layout(
     disk: &dyn BlockRead,
     sector: &BootSector,
-    stale_gpt: bool,
     mut findings: Findings,
 ) -> Result<Layout, LayoutError> {
     let (read, about, sector_size) = read_mbr_in_best_size(disk, sector)?;
@@ -310,15 +344,11 @@ fn mbr_layout(
     check_overlaps(partitions.iter().filter(|p| !p.logical), &mut findings);
     check_overlaps(partitions.iter().filter(|p| p.logical), &mut findings);
     check_covered(&partitions, &metadata, sector_size, &mut findings);
-    let mut kept = metadata;
-    if stale_gpt {
-        kept.push(0..sector_size.bytes() * 34);
-    }
     Ok(Layout {
         table: TableKind::Mbr,
         sector_size,
         disk_id: Some(DiskId::Mbr(sector.signature())),
-        metadata: kept_ranges(kept, &partitions, disk.size()),
+        metadata: kept_ranges(metadata, &partitions, disk.size()),
         partitions,
         findings: findings.0,
         mbr: Some(table),

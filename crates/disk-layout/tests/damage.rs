@@ -197,14 +197,44 @@ fn a_gpt_left_over_under_an_mbr() {
     if !has("a_gpt_left_over_under_an_mbr", &["sfdisk"]) {
         return;
     }
-    let image = Image::new(100 * MIB).sfdisk(GPT);
-    let disk = image.memory();
-    let mbr = Image::new(100 * MIB).sfdisk(MBR).memory().to_vec();
-    disk.write_at(0, &mbr[..512]).unwrap();
+    let gpt = Image::new(100 * MIB).sfdisk(GPT).memory().to_vec();
+    let disk = Image::new(100 * MIB).sfdisk(MBR).memory();
+    disk.write_at(512, &gpt[512..34 * 512]).unwrap();
+    let backup = gpt.len() - 33 * 512;
+    disk.write_at(backup as u64, &gpt[backup..]).unwrap();
     let layout = read_layout(&disk).unwrap();
     assert_eq!(layout.table, TableKind::Mbr);
-    assert!(damages(&layout).contains(&Damage::StaleGpt));
+    assert_eq!(damages(&layout), [Damage::StaleGpt]);
     assert!(!layout.is_certain());
+    assert_eq!(layout.partitions.len(), 5);
+    // With the primary gone, the backup alone casts no doubt.
+    disk.write_at(512, &[0; 33 * 512]).unwrap();
+    let layout = read_layout(&disk).unwrap();
+    assert_eq!(damages(&layout), [Damage::StaleGpt]);
+    assert!(layout.is_certain());
+    assert_eq!(layout.partitions.len(), 5);
+}
+
+#[test]
+fn a_backup_gpt_left_over_under_a_file_system_on_the_whole_disk() {
+    let test = "a_backup_gpt_left_over_under_a_file_system_on_the_whole_disk";
+    if !has(test, &["sfdisk"]) {
+        return;
+    }
+    let image = Image::new(100 * MIB).sfdisk(GPT);
+    let whole = read_layout(&image.disk()).unwrap();
+    let disk = image.memory();
+    disk.write_at(0, &[0; 34 * 512]).unwrap();
+    // Wiped: the backup is what is left of the table.
+    let layout = read_layout(&disk).unwrap();
+    assert_eq!(layout.partitions, whole.partitions);
+    assert!(!layout.is_certain());
+    // A superblock at 1 KiB: a file system has taken its place.
+    disk.write_at(1024 + 56, &[0x53, 0xEF]).unwrap();
+    let layout = read_layout(&disk).unwrap();
+    assert_eq!(layout.table, TableKind::None);
+    assert_eq!(damages(&layout), [Damage::StaleGpt]);
+    assert!(layout.is_certain());
 }
 
 #[test]

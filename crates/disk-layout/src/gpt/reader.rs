@@ -15,6 +15,8 @@ use crate::read::{Claim, place, read_or_bad};
 /// A GPT that was read.
 pub(crate) struct GptRead {
     pub(crate) table: GptTable,
+    /// The primary copy is not valid.
+    pub(crate) from_backup: bool,
     /// Where headers and arrays were found, in bytes.
     pub(crate) metadata: Vec<Range<u64>>,
 }
@@ -63,6 +65,7 @@ pub(crate) fn read_gpt(
             metadata.extend(backup.into_iter().flat_map(|copy| copy.ranges));
             Some(GptRead {
                 table: table_of(&primary, false, sector_size),
+                from_backup: false,
                 metadata,
             })
         }
@@ -75,6 +78,7 @@ pub(crate) fn read_gpt(
             );
             Some(GptRead {
                 table: table_of(&backup, true, sector_size),
+                from_backup: true,
                 metadata: backup.ranges.to_vec(),
             })
         }
