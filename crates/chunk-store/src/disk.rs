@@ -38,7 +38,7 @@ impl SnapshotDisk {
         stored: StoredDisk,
         sector_size: SectorSize,
     ) -> Result<Self> {
-        let recipe = Recipe::open(store.core.files.as_ref(), recipe)?;
+        let recipe = Recipe::open(store.core.files.as_ref(), recipe, Some(stored.recipe_pages))?;
         let shard_bytes = store.core.limits.cache_bytes / SHARDS;
         Ok(Self {
             recipe,

@@ -26,13 +26,13 @@
 //! All files are reached through [`files::Files`]; [`sim`] is one that forgets, tears and fills up.
 //! The formats are described in `docs/chunk-store.md`.
 #![forbid(unsafe_code)]
-#![allow(dead_code)] // Collecting garbage and verifying, which come next, use the rest.
 
 mod bytes;
 mod claims;
 mod disk;
 mod error;
 pub mod files;
+mod garbage;
 mod index;
 mod names;
 mod pack;
@@ -40,15 +40,21 @@ mod push;
 mod recipe;
 mod recover;
 mod revise;
+pub mod sim;
 mod snapshot;
+mod stats;
 mod store;
 mod sync;
 mod text;
+mod verify;
 
 pub use disk::SnapshotDisk;
 pub use error::{Damage, Lie, Refusal, Result, StoreError};
+pub use garbage::{Collect, Collected};
 pub use push::{Begun, Commit, CommitDisk, Push};
 pub use recipe::{RecipeEntry, RootHasher, recipe_root};
 pub use revise::InProgress;
 pub use snapshot::{DiskInfo, Listing, Snapshot, SnapshotId, StoredDisk};
+pub use stats::Stats;
 pub use store::{Kept, Limits, Store, Verified};
+pub use verify::{Progress, Verification};

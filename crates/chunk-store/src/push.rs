@@ -106,7 +106,9 @@ impl Store {
         files.sync_dir(MACHINES_DIR).on(MACHINES_DIR)?;
         match self.snapshot(&SnapshotId::new(&encoded, &name)) {
             Ok(snapshot) => {
-                // A crash right after the commit may have left it.
+                // The commit may have failed at this very sync, and a crash right after it may have left
+                // the description.
+                files.sync_dir(&dir).on(&dir)?;
                 let _ = files.remove(&format!("{dir}/{name}{PUSH}"));
                 return Ok(Begun::Committed(snapshot));
             }
@@ -114,8 +116,14 @@ impl Store {
             Err(error) => return Err(error),
         }
         let (description, recipes) = match read_description(self, &dir, &name) {
-            Ok(Some(known)) => {
+            Ok(Some(mut known)) => {
                 same_disks(&known.disks, disks)?;
+                // Going on with a push makes it the machine's latest again.
+                let next = self.next_sequence(&dir)?;
+                if known.sequence + 1 < next {
+                    known.sequence = next;
+                    write_text(files, &dir, &format!("{name}{PUSH}"), KIND, &known)?;
+                }
                 let recipes = self.resume_recipes(&dir, &name, disks)?;
                 (known, recipes)
             }
@@ -424,6 +432,7 @@ impl Push {
             info,
             root: found.to_string(),
             entries: recipe.durable(),
+            recipe_pages: recipe.recipe().pages(),
             used,
             unreadable: wanted.unreadable.clone(),
         })

@@ -2,6 +2,7 @@
 
 use crate::error::{OnPath, Result};
 use crate::index::format::Entry;
+use crate::pack::format::{RECORD_HEADER_LEN, pack_header, void};
 use crate::pack::scan::{Found, scan};
 use crate::pack::{check_head, pack_path};
 use crate::store::{RECORDS_AT, Store, key_of};
@@ -18,14 +19,14 @@ impl Store {
     pub fn rebuild_index(&self) -> Result<()> {
         let _maintenance = lock(&self.core.maintenance);
         for run in self.core.index.runs() {
-            self.core.index.remove_run(&run)?;
+            self.remove_run(&run)?;
         }
-        self.read_unknown_packs()?;
+        self.complete_index()?;
         self.write_index()
     }
 
     /// Note the records of all ranges of packs that the index does not know.
-    pub(crate) fn read_unknown_packs(&self) -> Result<()> {
+    pub(super) fn read_unknown_packs(&self) -> Result<()> {
         let covered = self.core.index.covered();
         let active = lock(&self.core.writer).active().map(|active| active.number);
         for (number, len) in self.core.packs.lengths() {
@@ -46,16 +47,29 @@ impl Store {
         file.sync().on(&path)?;
         if let Some(damage) = check_head(file.as_ref(), number, len)? {
             self.note_mended(damage);
+            let never_indexed = unknown.iter().any(|range| range.start == RECORDS_AT);
+            if never_indexed && self.core.index_was_whole {
+                // A crash lost the first write and kept a later one.
+                file.write_at(0, &pack_header(number)).on(&path)?;
+                file.sync().on(&path)?;
+            }
         }
-        let mut records = 0u64;
+        let mut good_to = None;
         for range in unknown {
+            let mut torn = false;
+            let mut gaps = Vec::new();
             let mut batch: Vec<Entry> = Vec::new();
             let mut known_to = range.start;
             scan(file.as_ref(), &path, range.clone(), &mut |found| {
                 match found {
-                    Found::Damage(damage) => self.note_mended(damage),
+                    Found::Damage(damage) => {
+                        torn = true;
+                        self.note_mended(damage);
+                    }
+                    Found::Gap(gap) => gaps.push(gap),
                     Found::Record { offset, header, .. } => {
-                        records += 1;
+                        torn = false;
+                        good_to = Some(offset + header.record_len());
                         batch.push(Entry {
                             key: key_of(&header.id),
                             location: crate::pack::Location {
@@ -73,23 +87,66 @@ impl Store {
                         }
                     }
                 }
-                if batch.is_empty() && self.core.index.is_full() {
-                    self.write_index()?;
+                if batch.is_empty() {
+                    self.write_full_index()?;
                 }
                 Ok(())
             })?;
             let entries = batch.drain(..);
             self.core.index.insert(number, known_to..range.end, entries);
+            if self.core.index_was_whole {
+                self.void(number, &gaps)?;
+                if torn && range.end == len {
+                    self.cut_off(number, good_to.unwrap_or(range.start))?;
+                }
+            }
         }
-        if self.core.index.is_full() {
-            self.write_index()?;
-        }
+        self.write_full_index()?;
+        let left = self.core.packs.view().len(number);
         let active = lock(&self.core.writer).active().map(|active| active.number);
-        if records == 0 && len <= RECORDS_AT && active != Some(number) {
+        if left.is_some_and(|left| left <= RECORDS_AT) && active != Some(number) {
             // What a crash left of a pack that was just begun.
             self.core.packs.forget(number);
             self.core.files.remove(&path).on(&path)?;
         }
         Ok(())
+    }
+
+    /// Write the index if memory holds what it may. On a full disk it stays in memory: a store must
+    /// open so that room can be made in it.
+    fn write_full_index(&self) -> Result<()> {
+        if !self.core.index.is_full() {
+            return Ok(());
+        }
+        match self.write_index() {
+            Err(error) if error.is_full() => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Say in the pack itself that holes between records are holes.
+    fn void(&self, number: u32, gaps: &[std::ops::Range<u64>]) -> Result<()> {
+        let path = pack_path(number);
+        let file = self.core.packs.file(number)?;
+        for gap in gaps {
+            // Packs stay far below 4 GiB.
+            let len = (gap.end - gap.start) as u32;
+            if len as usize >= RECORD_HEADER_LEN {
+                file.write_at(gap.start, &void(len)).on(&path)?;
+            }
+        }
+        if gaps.is_empty() {
+            return Ok(());
+        }
+        file.sync().on(&path)
+    }
+
+    /// Cut off the torn end of a pack, behind its last good record.
+    fn cut_off(&self, number: u32, len: u64) -> Result<()> {
+        let path = pack_path(number);
+        let file = self.core.packs.file(number)?;
+        file.set_len(len).on(&path)?;
+        self.core.packs.set_len(number, len);
+        file.sync().on(&path)
     }
 }

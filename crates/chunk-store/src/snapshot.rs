@@ -97,6 +97,8 @@ pub struct StoredDisk {
     pub root: String,
     /// How many entries its recipe has.
     pub entries: u64,
+    /// How many pages its recipe file has.
+    pub recipe_pages: u64,
     /// Bytes that the entries cover.
     pub used: u64,
     /// What the source could not read; it reads as zeroes here.

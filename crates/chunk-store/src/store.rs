@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 use chunking::{ChunkId, Packed, UnpackError};
@@ -11,10 +12,12 @@ use crate::claims::Claims;
 use crate::error::{Damage, OnPath, Result, StoreError};
 use crate::files::{Directory, Files};
 use crate::index::format::{Entry, Key};
+use crate::index::run::Run;
 use crate::index::{FindError, INDEX_DIR, Index, IndexLimits};
 use crate::pack::format::PACK_HEADER_LEN;
 use crate::pack::writer::Writer;
 use crate::pack::{Location, PACKS_DIR, Packs};
+use crate::snapshot::machine_dirs;
 use crate::sync::{lock, read};
 use crate::text::{read_text, write_text};
 
@@ -113,6 +116,13 @@ pub(crate) struct Core {
     pub(crate) maintenance: Mutex<()>,
     /// What was found damaged when the store was opened, or later, and mended.
     mended: Mutex<Vec<Damage>>,
+    /// How often runs were removed whose packs must be read again.
+    removed_runs: AtomicU64,
+    /// How many of these removals have been made good.
+    made_good: Mutex<u64>,
+    /// Whether every index run was whole when the store was opened. Then what is bad at the end of a
+    /// pack that no run knows was being written when a crash came, and may be cut off.
+    pub(crate) index_was_whole: bool,
     _lock: Box<dyn Any + Send + Sync>,
 }
 
@@ -138,6 +148,16 @@ impl Store {
             path: LOCK.to_owned(),
         })?;
         lay_out(files.as_ref())?;
+        // What an earlier process removed must stay removed: a pack's number is chosen below so that no
+        // index run knows it, and a run that came back later would.
+        // A commit that a killed process did not live to sync is one all the same, as it can be seen.
+        let machines = machine_dirs(files.as_ref())?
+            .into_iter()
+            .map(|(dir, _)| dir);
+        let ours = [PACKS_DIR, INDEX_DIR, MACHINES_DIR].map(str::to_owned);
+        for dir in ours.into_iter().chain(machines) {
+            files.sync_dir(&dir).on(&dir)?;
+        }
         let packs = Packs::open(Arc::clone(&files))?;
         let index_limits = IndexLimits {
             in_memory: limits.index_entries_in_memory,
@@ -162,11 +182,14 @@ impl Store {
                 claims: Mutex::default(),
                 leases: Mutex::default(),
                 maintenance: Mutex::default(),
+                removed_runs: AtomicU64::new(1),
+                made_good: Mutex::new(0),
+                index_was_whole: damaged.is_empty(),
                 mended: Mutex::new(damaged),
                 _lock: held,
             }),
         };
-        store.read_unknown_packs()?;
+        store.complete_index()?;
         Ok(store)
     }
 
@@ -282,6 +305,7 @@ impl Store {
 
     /// Where the chunks `ids` lie.
     pub(crate) fn locate(&self, ids: &[ChunkId]) -> Result<Vec<Option<Location>>> {
+        self.complete_index()?;
         let mut keys: Vec<Key> = ids.iter().map(key_of).collect();
         keys.sort_unstable();
         keys.dedup();
@@ -291,9 +315,9 @@ impl Store {
                 Ok(found) => break found,
                 Err(FindError::Other(error)) => return Err(error),
                 Err(FindError::Broken(run, damage)) => {
-                    self.core.index.remove_run(&run)?;
                     lock(&self.core.mended).push(damage);
-                    self.read_unknown_packs()?;
+                    self.remove_run(&run)?;
+                    self.complete_index()?;
                 }
             }
         };
@@ -321,7 +345,14 @@ impl Store {
             };
             match self.core.packs.read_chunk(&location, id) {
                 // The pack was collected between the look-up and the read: its chunks lie elsewhere.
-                Err(StoreError::NotFound { .. }) if !self.core.packs.view().has(location.pack) => {}
+                Err(StoreError::NotFound { .. }) => {
+                    if self.core.packs.view().has(location.pack) {
+                        let path = crate::pack::pack_path(location.pack);
+                        self.core.packs.mark_bad(&location);
+                        let gone = Damage::new(path, 0, crate::Lie::Absent);
+                        first.get_or_insert(gone.into());
+                    }
+                }
                 Err(error @ StoreError::Damaged(_)) => {
                     self.core.packs.mark_bad(&location);
                     first.get_or_insert(error);
@@ -358,22 +389,42 @@ impl Store {
         Ok(bytes)
     }
 
-    fn give_up_unsynced(&self, writer: &mut Writer) {
+    pub(crate) fn give_up_unsynced(&self, writer: &mut Writer) {
         if let Some((pack, kept)) = writer.give_up_unsynced(&self.core.packs) {
             self.core.index.forget(pack, kept);
         }
     }
 
-    /// A run met while merging is damaged: drop all that are, and read their packs again.
+    /// A run met while merging is damaged: drop all that are. The next look-up reads their packs again.
     fn mend_index(&self, damage: Damage) -> Result<()> {
         lock(&self.core.mended).push(damage);
         for run in self.core.index.runs() {
             match run.verify() {
-                Err(StoreError::Damaged(_)) => self.core.index.remove_run(&run)?,
+                Err(StoreError::Damaged(_)) => self.remove_run(&run)?,
                 other => other?,
             }
         }
-        self.read_unknown_packs()
+        Ok(())
+    }
+
+    /// Remove a run of the index; [`Store::complete_index`] comes next.
+    pub(crate) fn remove_run(&self, run: &Run) -> Result<()> {
+        self.core.removed_runs.fetch_add(1, Ordering::AcqRel);
+        self.core.index.remove_run(run)
+    }
+
+    /// Read the packs that the index does not know, if it may not know some. Nothing may be called
+    /// lacking, or garbage, before.
+    pub(crate) fn complete_index(&self) -> Result<()> {
+        let mut made_good = lock(&self.core.made_good);
+        loop {
+            let removed = self.core.removed_runs.load(Ordering::Acquire);
+            if *made_good == removed {
+                return Ok(());
+            }
+            self.read_unknown_packs()?;
+            *made_good = removed;
+        }
     }
 
     pub(crate) fn note_mended(&self, damage: Damage) {
@@ -397,7 +448,7 @@ fn refuse_foreign(files: &dyn Files) -> Result<()> {
     if names.iter().any(|name| name == FORMAT) {
         return Ok(());
     }
-    let ours = [LOCK, PACKS_DIR, INDEX_DIR, MACHINES_DIR, "tmp-FORMAT"];
+    let ours = [LOCK, PACKS_DIR, INDEX_DIR, MACHINES_DIR, "~FORMAT"];
     match names
         .into_iter()
         .find(|name| !ours.contains(&name.as_str()))

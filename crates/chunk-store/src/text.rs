@@ -26,7 +26,7 @@ pub(crate) fn write_text(
         .on(&path)?;
     let mut bytes = format!("p2v-store 1 {kind} {}\n", blake3::hash(&body)).into_bytes();
     bytes.extend_from_slice(&body);
-    let temporary = join(dir, &format!("tmp-{name}"));
+    let temporary = join(dir, &format!("~{name}"));
     let written = (|| {
         let file = files.create(&temporary)?;
         file.write_at(0, &bytes)?;

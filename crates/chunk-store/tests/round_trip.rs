@@ -1,3 +1,4 @@
+#![allow(clippy::unwrap_used)] // Integration tests: a failure is a failed test.
 //! What is pushed reads back, resumes, and is deduplicated.
 
 mod common;

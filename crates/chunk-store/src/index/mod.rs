@@ -80,7 +80,7 @@ impl Index {
             let path = format!("{INDEX_DIR}/{name}");
             let Some(number) = run_number(&name) else {
                 // What a crash left of a run that was being written.
-                if name.starts_with("tmp-") {
+                if name.starts_with('~') {
                     files.remove(&path).on(&path)?;
                 }
                 continue;

@@ -45,6 +45,11 @@ impl Run {
         self.header.tail_at() + self.header.tail_len
     }
 
+    /// What it takes of memory.
+    pub(crate) fn memory(&self) -> u64 {
+        self.header.tail_len + std::mem::size_of::<Self>() as u64
+    }
+
     /// Open run `number`: reads its header and its tail.
     pub(crate) fn open(files: &dyn Files, number: u64) -> Result<Self> {
         let path = run_path(number);
@@ -315,7 +320,7 @@ pub(crate) fn write_run(
     ranges: &PackRanges,
     entries: &mut dyn Iterator<Item = Result<Entry>>,
 ) -> Result<Run> {
-    let temporary = format!("{INDEX_DIR}/tmp-{number:010}");
+    let temporary = format!("{INDEX_DIR}/~{number:010}");
     let written = write_temporary(files, &temporary, number, most, ranges, entries)
         .and_then(|()| files.rename(&temporary, &run_path(number)).on(&temporary))
         .and_then(|()| files.sync_dir(INDEX_DIR).on(INDEX_DIR));

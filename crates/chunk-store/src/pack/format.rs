@@ -18,6 +18,16 @@
 //! | 52 | 4 | CRC-32C of bytes 0..52 |
 //! | 56 | | the payload |
 //!
+//! | void | bytes | |
+//! |---|---|---|
+//! | 0 | 4 | `P2VV` |
+//! | 4 | 4 | how many bytes from here on hold nothing, at least 56 |
+//! | 8 | 44 | zero |
+//! | 52 | 4 | CRC-32C of bytes 0..52 |
+//!
+//! A power cut may lose one write and keep a later one. Opening the store puts a void over such a
+//! hole in a pack, so that it does not look like damage for ever.
+//!
 //! All numbers are little-endian. The header has a checksum of its own so that a damaged payload
 //! does not hide the records behind it; it covers the payload's, so together they cover the record.
 
@@ -122,6 +132,27 @@ pub(crate) fn encode_record(chunk: &Packed, out: &mut Vec<u8>) {
     put(&mut header, 52, &crc.to_le_bytes());
     out.extend_from_slice(&header);
     out.extend_from_slice(&chunk.bytes);
+}
+
+const VOID_MAGIC: [u8; 4] = *b"P2VV";
+
+/// A void of `len` bytes.
+pub(crate) fn void(len: u32) -> [u8; RECORD_HEADER_LEN] {
+    let mut bytes = [0; RECORD_HEADER_LEN];
+    put(&mut bytes, 0, &VOID_MAGIC);
+    put(&mut bytes, 4, &len.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[..52]);
+    put(&mut bytes, 52, &crc.to_le_bytes());
+    bytes
+}
+
+/// The length of the void that begins with `bytes`, if one does.
+pub(crate) fn decode_void(bytes: &[u8; RECORD_HEADER_LEN]) -> Option<u64> {
+    let len = u32_at(bytes, 4);
+    let is_void = bytes[..4] == VOID_MAGIC
+        && u32_at(bytes, 52) == crc32c::crc32c(&bytes[..52])
+        && len as usize >= RECORD_HEADER_LEN;
+    is_void.then_some(u64::from(len))
 }
 
 fn check_crc(what: &'static str, expected: u32, bytes: &[u8]) -> Result<(), Lie> {

@@ -69,6 +69,11 @@ impl Known {
             && (self.bad.is_empty() || !self.bad.contains(&(location.pack, location.offset)))
     }
 
+    /// How far a pack may be read.
+    pub(crate) fn len(&self, pack: u32) -> Option<u64> {
+        self.lengths.get(&pack).copied()
+    }
+
     /// Whether the pack is there.
     pub(crate) fn has(&self, pack: u32) -> bool {
         self.lengths.contains_key(&pack)

@@ -3,7 +3,7 @@
 use std::io;
 use std::ops::Range;
 
-use super::format::{RECORD_HEADER_LEN, RECORD_MAGIC, RecordHeader};
+use super::format::{RECORD_HEADER_LEN, RECORD_MAGIC, RecordHeader, decode_void};
 use crate::bytes::array;
 use crate::error::{Damage, Lie, OnPath, Result};
 use crate::files::StoredFile;
@@ -24,6 +24,8 @@ pub(crate) enum Found<'a> {
     },
     /// A place that is no record, or a damaged one.
     Damage(Damage),
+    /// The damage told of last reached as far as this: the next record follows.
+    Gap(Range<u64>),
 }
 
 /// Read the records of `range`, which starts at a record, and tell `on` of each.
@@ -43,31 +45,41 @@ pub(crate) fn scan(
         .saturating_sub(range.start)
         .saturating_mul(PATIENCE);
     let mut at = range.start;
-    let mut searching = false;
+    let mut trusted = true;
+    let mut gap: Option<u64> = None;
     while at < range.end {
-        let step = match read_record(&mut window, at, searching).on(path)? {
-            Ok((header, payload)) => {
+        let bad = match read_record(&mut window, at, trusted).on(path)? {
+            Ok(Good::Void(len)) => {
+                at += len;
+                continue;
+            }
+            Ok(Good::Record(header, payload)) => {
+                if let Some(start) = gap.take() {
+                    on(Found::Gap(start..at))?;
+                }
                 on(Found::Record {
                     offset: at,
                     header,
                     payload,
                 })?;
-                Some(header.record_len())
+                at += header.record_len();
+                continue;
             }
-            Err(bad) => {
-                // While searching only the first damage is told: the false candidates are no news.
-                if !searching {
-                    on(Found::Damage(Damage::new(path, at, bad.lie)))?;
-                }
-                patience = patience.saturating_sub(bad.cost);
-                bad.step.filter(|_| !searching)
-            }
+            Err(bad) => bad,
         };
-        match step {
+        // Inside a gap the false candidates are no news.
+        if gap.is_none() {
+            gap = Some(at);
+            on(Found::Damage(Damage::new(path, at, bad.lie)))?;
+        }
+        patience = patience.saturating_sub(bad.cost);
+        if patience == 0 {
+            return Ok(());
+        }
+        match bad.step.filter(|_| trusted) {
             Some(step) => at += step,
-            None if patience == 0 => return Ok(()),
             None => {
-                searching = true;
+                trusted = false;
                 match window.find_magic(at + 1).on(path)? {
                     Some(next) => at = next,
                     None => return Ok(()),
@@ -76,6 +88,12 @@ pub(crate) fn scan(
         }
     }
     Ok(())
+}
+
+enum Good<'a> {
+    Record(RecordHeader, &'a [u8]),
+    /// So many bytes that hold nothing.
+    Void(u64),
 }
 
 /// A place that is no good record.
@@ -87,9 +105,9 @@ struct Bad {
     cost: u64,
 }
 
-type Read<'a> = std::result::Result<(RecordHeader, &'a [u8]), Bad>;
+type Read<'a> = std::result::Result<Good<'a>, Bad>;
 
-fn read_record<'a>(window: &'a mut Window<'_>, at: u64, searching: bool) -> io::Result<Read<'a>> {
+fn read_record<'a>(window: &'a mut Window<'_>, at: u64, trusted: bool) -> io::Result<Read<'a>> {
     let end = window.end;
     let short = |expected| Bad {
         lie: Lie::Short {
@@ -102,6 +120,10 @@ fn read_record<'a>(window: &'a mut Window<'_>, at: u64, searching: bool) -> io::
     let head_len = RECORD_HEADER_LEN as u64;
     let header = match window.get(at, head_len)? {
         None => return Ok(Err(short(at + head_len))),
+        // A void inside a chunk could hide what follows, so it counts only where a record is due.
+        Some(head) if trusted && let Some(len) = decode_void(&array(head, 0)) => {
+            return Ok(Ok(Good::Void(len)));
+        }
         Some(head) => match RecordHeader::decode(&array(head, 0)) {
             Err(lie) => {
                 return Ok(Err(Bad {
@@ -124,13 +146,13 @@ fn read_record<'a>(window: &'a mut Window<'_>, at: u64, searching: bool) -> io::
     if let Err(lie) = header.check_payload(payload) {
         return Ok(Err(bad(lie)));
     }
-    if searching
+    if !trusted
         && let Err(source) = chunking::unpack(&header.id, header.raw_len, header.codec, payload)
     {
         let id = header.id;
         return Ok(Err(bad(Lie::Chunk { id, source })));
     }
-    Ok(Ok((header, payload)))
+    Ok(Ok(Good::Record(header, payload)))
 }
 
 /// A part of a file in memory that moves forward.

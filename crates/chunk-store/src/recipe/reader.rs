@@ -32,15 +32,24 @@ struct Cache {
 }
 
 impl Recipe {
-    /// Open the recipe at `path`.
-    pub(crate) fn open(files: &dyn Files, path: &str) -> Result<Self> {
+    /// Open the recipe at `path`, which has `pages` pages if that is known.
+    pub(crate) fn open(files: &dyn Files, path: &str, pages: Option<u64>) -> Result<Self> {
         let file = match files.open(path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 return Err(Damage::new(path, 0, Lie::Absent).into());
             }
             other => other.on(path)?,
         };
-        let pages = file.len().on(path)? / PAGE as u64;
+        let len = file.len().on(path)?;
+        let expected = pages.map_or(len, |pages| pages.saturating_mul(PAGE as u64));
+        if len != expected {
+            let lie = Lie::Short {
+                expected,
+                found: len,
+            };
+            return Err(Damage::new(path, len.min(expected), lie).into());
+        }
+        let pages = len / PAGE as u64;
         Ok(Self::new(file, path, pages))
     }
 

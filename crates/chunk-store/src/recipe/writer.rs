@@ -96,10 +96,6 @@ impl RecipeWriter {
         Ok(writer)
     }
 
-    pub(crate) fn path(&self) -> &str {
-        &self.path
-    }
-
     /// Entries that survive a power cut.
     pub(crate) fn durable(&self) -> u64 {
         self.durable

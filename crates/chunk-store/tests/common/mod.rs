@@ -1,5 +1,5 @@
 //! Sources to push and the pushing of them, for the tests of the store.
-#![allow(dead_code)]
+#![allow(dead_code, clippy::unwrap_used)] // Each test uses a part; a failure here fails it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -49,11 +49,16 @@ pub struct Source {
 impl Source {
     /// The used parts of `bytes`, cut and packed.
     pub fn new(bytes: Vec<u8>, used: &[Range<usize>]) -> Self {
+        Self::cut(bytes, used, Chunker::default())
+    }
+
+    /// The same, cut by `chunker`.
+    pub fn cut(bytes: Vec<u8>, used: &[Range<usize>], chunker: Chunker) -> Self {
         let mut entries = Vec::new();
         let mut chunks = HashMap::new();
         for range in used {
             let mut offset = range.start as u64;
-            for raw in Chunker::default().chunks(&bytes[range.clone()]) {
+            for raw in chunker.chunks(&bytes[range.clone()]) {
                 let id = ChunkId::of(raw);
                 entries.push(RecipeEntry {
                     offset,
@@ -75,24 +80,14 @@ impl Source {
 
     /// A disk of `len` bytes, about half of it used: random parts and parts that compress.
     pub fn with_holes(seed: u64, len: usize) -> Self {
-        let mut rng = Rng::new(seed);
-        let mut bytes = vec![0; len];
-        let mut used = Vec::new();
-        let mut at = rng.below(len as u64 / 8) as usize;
-        while at < len {
-            let run = (1 + rng.below(len as u64 / 4) as usize).min(len - at);
-            if rng.below(2) == 0 {
-                bytes[at..at + run].copy_from_slice(&rng.bytes(run));
-            } else {
-                let word = rng.bytes(24);
-                for (index, byte) in bytes[at..at + run].iter_mut().enumerate() {
-                    *byte = word[index % 24] ^ (index / 512) as u8;
-                }
-            }
-            used.push(at..at + run);
-            at += run + 1 + rng.below(len as u64 / 4) as usize;
-        }
+        let (bytes, used) = holey(seed, len);
         Self::new(bytes, &used)
+    }
+
+    /// The same in chunks of about 1 KiB, so that a small disk has many.
+    pub fn in_small_chunks(seed: u64, len: usize) -> Self {
+        let (bytes, used) = holey(seed, len);
+        Self::cut(bytes, &used, small_chunks())
     }
 
     pub fn root(&self) -> [u8; 32] {
@@ -167,4 +162,29 @@ pub fn push_all(store: &Store, machine: &str, key: &str, sources: &[Source]) -> 
             push.commit(&commit_of(sources)).unwrap()
         }
     }
+}
+
+pub fn small_chunks() -> Chunker {
+    Chunker::new(chunking::ChunkSizes::new(256, 1024, 4096).unwrap())
+}
+
+fn holey(seed: u64, len: usize) -> (Vec<u8>, Vec<Range<usize>>) {
+    let mut rng = Rng::new(seed);
+    let mut bytes = vec![0; len];
+    let mut used = Vec::new();
+    let mut at = rng.below(len as u64 / 8) as usize;
+    while at < len {
+        let run = (1 + rng.below(len as u64 / 4) as usize).min(len - at);
+        if rng.below(2) == 0 {
+            bytes[at..at + run].copy_from_slice(&rng.bytes(run));
+        } else {
+            let word = rng.bytes(24);
+            for (index, byte) in bytes[at..at + run].iter_mut().enumerate() {
+                *byte = word[index % 24] ^ (index / 512) as u8;
+            }
+        }
+        used.push(at..at + run);
+        at += run + 1 + rng.below(len as u64 / 4) as usize;
+    }
+    (bytes, used)
 }
