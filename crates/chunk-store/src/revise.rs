@@ -89,7 +89,7 @@ impl Store {
                 };
                 let mut disks = Vec::new();
                 for (number, disk) in known.disks.into_iter().enumerate() {
-                    let end = match Recipe::open(files, &recipe_path(&dir, name, number)) {
+                    let end = match Recipe::open(files, &recipe_path(&dir, name, number), None) {
                         Ok(recipe) => last_end(&recipe),
                         Err(StoreError::Damaged(_)) => 0,
                         Err(error) => return Err(error),
