@@ -223,6 +223,25 @@ impl StoredFile for File {
     }
 }
 
+/// Make bytes durable that another process wrote, or that were written before.
+///
+/// A kernel that fails to write a page back says so once and takes the page for written. So after a
+/// failure the bytes are written once more: then the next sync tells the truth about them.
+pub(crate) fn sync_again(file: &dyn StoredFile, range: std::ops::Range<u64>) -> io::Result<()> {
+    let synced = file.sync();
+    if synced.is_err() {
+        let mut bytes = Vec::new();
+        let mut at = range.start;
+        while at < range.end {
+            bytes.resize((range.end - at).min(1 << 20) as usize, 0);
+            file.read_at(at, &mut bytes)?;
+            file.write_at(at, &bytes)?;
+            at += bytes.len() as u64;
+        }
+    }
+    synced
+}
+
 fn ignore_existing(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),

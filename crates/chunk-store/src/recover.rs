@@ -1,6 +1,7 @@
 //! Reading packs that no index run knows: after a crash, or when runs were lost.
 
 use crate::error::{OnPath, Result};
+use crate::files::sync_again;
 use crate::index::format::Entry;
 use crate::pack::format::{RECORD_HEADER_LEN, pack_header, void};
 use crate::pack::scan::{Found, scan};
@@ -44,7 +45,9 @@ impl Store {
         let file = self.core.packs.file(number)?;
         // A killed process leaves records in the kernel's memory alone: once they count as kept,
         // a power cut must not take them.
-        file.sync().on(&path)?;
+        let from = unknown.first().map_or(len, |range| range.start);
+        let from = if from <= RECORDS_AT { 0 } else { from };
+        sync_again(file.as_ref(), from..len).on(&path)?;
         if let Some(damage) = check_head(file.as_ref(), number, len)? {
             self.note_mended(damage);
             let never_indexed = unknown.iter().any(|range| range.start == RECORDS_AT);

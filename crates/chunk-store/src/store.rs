@@ -154,7 +154,7 @@ impl Store {
         let machines = machine_dirs(files.as_ref())?
             .into_iter()
             .map(|(dir, _)| dir);
-        let ours = [PACKS_DIR, INDEX_DIR, MACHINES_DIR].map(str::to_owned);
+        let ours = ["", PACKS_DIR, INDEX_DIR, MACHINES_DIR].map(str::to_owned);
         for dir in ours.into_iter().chain(machines) {
             files.sync_dir(&dir).on(&dir)?;
         }

@@ -8,7 +8,7 @@ use super::RecipeEntry;
 use super::format::{ENTRIES_A_PAGE, PAGE, encode_page};
 use super::reader::Recipe;
 use crate::error::{OnPath, Refusal, Result, StoreError};
-use crate::files::{Files, StoredFile};
+use crate::files::{Files, StoredFile, sync_again};
 
 /// The recipe of one disk of a push: what is durable, and what waits for its chunks to be.
 #[derive(Debug)]
@@ -92,7 +92,7 @@ impl RecipeWriter {
             writer.file.set_len(kept).on(&writer.path)?;
         }
         // What was read may be in the kernel's memory alone: a power cut must not take it now.
-        writer.file.sync().on(&writer.path)?;
+        sync_again(writer.file.as_ref(), 0..kept).on(&writer.path)?;
         Ok(writer)
     }
 
@@ -156,7 +156,11 @@ impl RecipeWriter {
         self.file
             .write_at(self.pages * PAGE as u64, &bytes)
             .on(&self.path)?;
-        self.file.sync().on(&self.path)?;
+        if let Err(error) = self.file.sync() {
+            // These pages must not be believed by a later run that finds them in the kernel's memory.
+            let _ = self.file.set_len(self.pages * PAGE as u64);
+            return Err(error).on(&self.path);
+        }
         self.pages = pages;
         self.durable += self.waiting.len() as u64;
         self.waiting.clear();
