@@ -11,4 +11,8 @@
 
 pub mod cli;
 pub mod inventory;
+pub mod push;
+pub mod show;
+pub mod source;
 pub mod units;
+pub mod wire;
