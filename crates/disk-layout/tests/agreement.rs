@@ -410,3 +410,96 @@ fn blank_and_tiny_disks_have_no_table() {
         }
     }
 }
+
+/// Partitions but the extended one as libblkid sees them: number, first sector, sectors. It is not
+/// the library sfdisk uses, and follows the kernel's numbering on its own.
+fn partx(image: &Image) -> Vec<(u32, u64, u64)> {
+    let said = image.run("partx", &["-g", "-o", "NR,START,SECTORS,TYPE"]);
+    said.lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            let row = (
+                words.next()?.parse().ok()?,
+                words.next()?.parse().ok()?,
+                words.next()?.parse().ok()?,
+            );
+            (!matches!(words.next()?, "0x5" | "0xf" | "0x85")).then_some(row)
+        })
+        .collect()
+}
+
+fn without_extended(layout: &Layout) -> Vec<(u32, u64, u64)> {
+    layout
+        .partitions
+        .iter()
+        .filter(|p| !p.is_extended())
+        .map(|p| {
+            let len = p.range.end - p.range.start;
+            (p.number, p.range.start / 512, len / 512)
+        })
+        .collect()
+}
+
+#[test]
+fn libblkid_numbers_the_partitions_alike_in_damaged_chains_too() {
+    let test = "libblkid_numbers_the_partitions_alike_in_damaged_chains_too";
+    if !has(test, &["sfdisk", "partx"]) {
+        return;
+    }
+    const CHAIN: &str = "label: dos\n1 : size=10M\n3 : size=80M,type=5\n\
+                         5 : size=10M\n6 : size=10M\n7 : size=10M\n8 : size=5M\n";
+    let record = |image: &Image, index: usize| {
+        let layout = read_layout(&image.disk()).unwrap();
+        layout.mbr.unwrap().ebrs[index].at.0 * 512
+    };
+    let entry = |kind: u8, start: u32, sectors: u32| {
+        let mut bytes = [0; 16];
+        bytes[4] = kind;
+        bytes[8..12].copy_from_slice(&start.to_le_bytes());
+        bytes[12..].copy_from_slice(&sectors.to_le_bytes());
+        bytes
+    };
+    type Damaging = Box<dyn Fn(&Image) -> (u64, Vec<u8>)>;
+    let damages: Vec<(&str, Damaging)> = vec![
+        ("whole", Box::new(|_| (0, Vec::new()))),
+        (
+            "a record without its magic",
+            Box::new(move |i| (record(i, 2) + 510, vec![0, 0])),
+        ),
+        (
+            "a record without a partition",
+            Box::new(move |i| (record(i, 1) + 446, vec![0; 16])),
+        ),
+        (
+            "rubbish in the third entry",
+            Box::new(move |i| (record(i, 1) + 446 + 32, entry(0x83, 1 << 31, 77).to_vec())),
+        ),
+        (
+            "links first, data second",
+            Box::new(move |i| {
+                let at = record(i, 1) + 446;
+                let mut pair = vec![0; 32];
+                i.disk().read_at(at, &mut pair).unwrap();
+                pair.rotate_left(16);
+                (at, pair)
+            }),
+        ),
+    ];
+    for (what, damaging) in damages {
+        let image = Image::new(100 * MIB).sfdisk(CHAIN);
+        let (at, bytes) = damaging(&image);
+        block_io::BlockWrite::write_at(&image.disk(), at, &bytes).unwrap();
+        let layout = read_layout(&image.disk()).unwrap();
+        let theirs = partx(&image);
+        assert!(theirs.len() >= 3, "{what}");
+        assert_eq!(without_extended(&layout), theirs, "{what}");
+    }
+    let gpt = Image::new(100 * MIB).sfdisk("label: gpt\n2 : size=10M\n9 : size=20M\n");
+    let layout = read_layout(&gpt.disk()).unwrap();
+    assert_eq!(without_extended(&layout), partx(&gpt));
+    // Both believe the backup of a damaged primary.
+    block_io::BlockWrite::write_at(&gpt.disk(), 1024, &[0xEE; 200]).unwrap();
+    let layout = read_layout(&gpt.disk()).unwrap();
+    assert!(!layout.is_certain());
+    assert_eq!(without_extended(&layout), partx(&gpt));
+}
