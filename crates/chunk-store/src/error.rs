@@ -23,7 +23,9 @@ pub enum StoreError {
         source: io::Error,
     },
     /// Another process has the store open.
-    #[error("{path}: the store is in use by another process")]
+    #[error(
+        "{path}: the store is in use by another process (`p2v serve`?); wait for it or stop it"
+    )]
     Locked {
         /// The lock file.
         path: String,
@@ -58,8 +60,11 @@ pub enum StoreError {
         /// The machine's name.
         machine: String,
     },
-    /// Garbage cannot be collected now.
-    #[error("garbage cannot be collected while {reason}; try again later")]
+    /// The store was opened to be read alone.
+    #[error("the store was opened to be read alone")]
+    ReadOnly,
+    /// Nothing can be removed now.
+    #[error("nothing can be removed from the store while {reason}; try again later")]
     GarbageBusy {
         /// What stands in the way.
         reason: &'static str,

@@ -66,8 +66,18 @@ pub trait Files: Send + Sync + Debug {
     ///
     /// # Errors
     /// As the operating system answers.
-    fn lock(&self, path: &str) -> io::Result<Option<Box<dyn Any + Send + Sync>>>;
+    fn lock(&self, path: &str) -> io::Result<Option<Held>>;
+
+    /// Lock a file that is there against [`Files::lock`], until what is returned is dropped. Any number
+    /// may hold it so. `None`: it is locked.
+    ///
+    /// # Errors
+    /// `NotFound`, or as the operating system answers.
+    fn lock_shared(&self, path: &str) -> io::Result<Option<Held>>;
 }
+
+/// A lock that is held as long as this lives.
+pub type Held = Box<dyn Any + Send + Sync>;
 
 /// An open file.
 pub trait StoredFile: Send + Sync + Debug {
@@ -115,6 +125,7 @@ pub trait StoredFile: Send + Sync + Debug {
 #[derive(Debug, Clone)]
 pub struct Directory {
     root: PathBuf,
+    read_only: bool,
 }
 
 impl Directory {
@@ -127,7 +138,26 @@ impl Directory {
         ignore_existing(std::fs::create_dir(root))?;
         Ok(Self {
             root: root.canonicalize()?,
+            read_only: false,
         })
+    }
+
+    /// The directory at `root`, which must be there, to be read alone.
+    ///
+    /// # Errors
+    /// As the operating system answers.
+    pub fn open_to_read(root: impl AsRef<Path>) -> io::Result<Self> {
+        Ok(Self {
+            root: root.as_ref().canonicalize()?,
+            read_only: true,
+        })
+    }
+
+    fn writable(&self) -> io::Result<()> {
+        if self.read_only {
+            return Err(io::ErrorKind::ReadOnlyFilesystem.into());
+        }
+        Ok(())
     }
 
     fn at(&self, path: &str) -> PathBuf {
@@ -141,6 +171,7 @@ impl Directory {
 // std opens every file with O_CLOEXEC on Unix, so no child of ours holds the lock or a pack open.
 impl Files for Directory {
     fn create(&self, path: &str) -> io::Result<Arc<dyn StoredFile>> {
+        self.writable()?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -153,12 +184,13 @@ impl Files for Directory {
     fn open(&self, path: &str) -> io::Result<Arc<dyn StoredFile>> {
         let file = OpenOptions::new()
             .read(true)
-            .write(true)
+            .write(!self.read_only)
             .open(self.at(path))?;
         Ok(Arc::new(file))
     }
 
     fn create_dir(&self, path: &str) -> io::Result<()> {
+        self.writable()?;
         ignore_existing(std::fs::create_dir(self.at(path)))
     }
 
@@ -174,19 +206,23 @@ impl Files for Directory {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.writable()?;
         std::fs::rename(self.at(from), self.at(to))
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
+        self.writable()?;
         std::fs::remove_file(self.at(path))
     }
 
     fn sync_dir(&self, dir: &str) -> io::Result<()> {
+        self.writable()?;
         File::open(self.at(dir))?.sync_all()
     }
 
     /// By `flock`, which the kernel gives back when the process ends in whatever way.
-    fn lock(&self, path: &str) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+    fn lock(&self, path: &str) -> io::Result<Option<Held>> {
+        self.writable()?;
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -194,6 +230,15 @@ impl Files for Directory {
             .truncate(false)
             .open(self.at(path))?;
         match file.try_lock() {
+            Ok(()) => Ok(Some(Box::new(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn lock_shared(&self, path: &str) -> io::Result<Option<Held>> {
+        let file = File::open(self.at(path))?;
+        match file.try_lock_shared() {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(error),

@@ -65,11 +65,13 @@ impl Store {
     /// Collect garbage. Safe to be stopped at any point, and while pushes go on.
     ///
     /// # Errors
-    /// `GarbageBusy` if a push claims more than can be noted; `Damaged` if a manifest or recipe is,
+    /// `GarbageBusy` if another process reads the store, or a push claims more than can be noted; `Damaged` if a manifest or recipe is,
     /// since what it needs is not known then and nothing may be removed; `Full` if there is no room
     /// for what is rewritten: then packs without any live chunk are gone already.
     pub fn collect_garbage(&self, how: Collect) -> Result<Collected> {
+        self.to_write()?;
         let _maintenance = lock(&self.core.maintenance);
+        let _readers = self.shut_readers_out()?;
         if !lock(&self.core.claims).begin_collecting() {
             return Err(StoreError::GarbageBusy {
                 reason: "a push waits for a checkpoint",

@@ -94,6 +94,7 @@ impl Store {
         disks: &[DiskInfo],
         inventory: &serde_json::Value,
     ) -> Result<Begun> {
+        self.to_write()?;
         for (number, disk) in disks.iter().enumerate() {
             sector_size(number, disk)?;
         }

@@ -18,6 +18,7 @@ impl Store {
     /// # Errors
     /// `Full`, or as the files answer.
     pub fn rebuild_index(&self) -> Result<()> {
+        self.to_write()?;
         let _maintenance = lock(&self.core.maintenance);
         for run in self.core.index.runs() {
             self.remove_run(&run)?;
@@ -47,11 +48,13 @@ impl Store {
         // a power cut must not take them.
         let from = unknown.first().map_or(len, |range| range.start);
         let from = if from <= RECORDS_AT { 0 } else { from };
-        sync_again(file.as_ref(), from..len).on(&path)?;
+        if !self.core.read_only {
+            sync_again(file.as_ref(), from..len).on(&path)?;
+        }
         if let Some(damage) = check_head(file.as_ref(), number, len)? {
             self.note_mended(damage);
             let never_indexed = unknown.iter().any(|range| range.start == RECORDS_AT);
-            if never_indexed && self.core.index_was_whole {
+            if never_indexed && self.may_mend() {
                 // A crash lost the first write and kept a later one.
                 file.write_at(0, &pack_header(number)).on(&path)?;
                 file.sync().on(&path)?;
@@ -97,7 +100,7 @@ impl Store {
             })?;
             let entries = batch.drain(..);
             self.core.index.insert(number, known_to..range.end, entries);
-            if self.core.index_was_whole {
+            if self.may_mend() {
                 self.void(number, &gaps)?;
                 if torn && range.end == len {
                     self.cut_off(number, good_to.unwrap_or(range.start))?;
@@ -107,7 +110,10 @@ impl Store {
         self.write_full_index()?;
         let left = self.core.packs.view().len(number);
         let active = lock(&self.core.writer).active().map(|active| active.number);
-        if left.is_some_and(|left| left <= RECORDS_AT) && active != Some(number) {
+        if left.is_some_and(|left| left <= RECORDS_AT)
+            && active != Some(number)
+            && !self.core.read_only
+        {
             // What a crash left of a pack that was just begun.
             self.core.packs.forget(number);
             self.core.files.remove(&path).on(&path)?;
@@ -115,10 +121,17 @@ impl Store {
         Ok(())
     }
 
+    /// Whether what is bad in a pack that no run knows is what a crash left, and may be mended.
+    fn may_mend(&self) -> bool {
+        self.core.index_was_whole && !self.core.read_only
+    }
+
     /// Write the index if memory holds what it may. On a full disk it stays in memory: a store must
     /// open so that room can be made in it.
     fn write_full_index(&self) -> Result<()> {
-        if !self.core.index.is_full() {
+        // A reader keeps what it finds in memory: it is no more than what the process that writes
+        // keeps there itself.
+        if !self.core.index.is_full() || self.core.read_only {
             return Ok(());
         }
         match self.write_index() {

@@ -203,9 +203,11 @@ impl Store {
     /// from then on.
     ///
     /// # Errors
-    /// `NotFound`, or as the files answer.
+    /// `NotFound`, `GarbageBusy` if another process reads the store, or as the files answer.
     pub fn remove_snapshot(&self, id: &SnapshotId) -> Result<()> {
+        self.to_write()?;
         let _maintenance = lock(&self.core.maintenance);
+        let _readers = self.shut_readers_out()?;
         let files = self.core.files.as_ref();
         let (dir, push) = id.parts();
         let manifest = format!("{dir}/{push}{MANIFEST}");

@@ -1,6 +1,5 @@
 //! The store: open it, ask what it lacks, give it chunks.
 
-use std::any::Any;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,7 +9,7 @@ use chunking::{ChunkId, Packed, UnpackError};
 
 use crate::claims::Claims;
 use crate::error::{Damage, OnPath, Result, StoreError};
-use crate::files::{Directory, Files};
+use crate::files::{Directory, Files, Held};
 use crate::index::format::{Entry, Key};
 use crate::index::run::Run;
 use crate::index::{FindError, INDEX_DIR, Index, IndexLimits};
@@ -24,6 +23,8 @@ use crate::text::{read_text, write_text};
 pub(crate) const MACHINES_DIR: &str = "machines";
 const FORMAT: &str = "FORMAT";
 const LOCK: &str = "LOCK";
+/// Locked by readers together, and by what removes alone.
+const READERS: &str = "READERS";
 /// Packs hold their offsets in 32 bits; a limit above this is lowered to it.
 const LONGEST_PACK: u64 = 1 << 30;
 
@@ -104,6 +105,8 @@ pub(crate) struct Core {
     pub(crate) limits: Limits,
     pub(crate) packs: Packs,
     pub(crate) index: Index,
+    /// Whether another process may be writing, and this one may not.
+    pub(crate) read_only: bool,
     pub(crate) writer: Mutex<Writer>,
     /// One sync at a time.
     syncing: Mutex<()>,
@@ -123,7 +126,7 @@ pub(crate) struct Core {
     /// Whether every index run was whole when the store was opened. Then what is bad at the end of a
     /// pack that no run knows was being written when a crash came, and may be cut off.
     pub(crate) index_was_whole: bool,
-    _lock: Box<dyn Any + Send + Sync>,
+    _lock: Held,
 }
 
 impl Store {
@@ -141,8 +144,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::open`].
-    pub fn open_with(files: Arc<dyn Files>, mut limits: Limits) -> Result<Self> {
-        limits.pack_bytes = limits.pack_bytes.clamp(1, LONGEST_PACK);
+    pub fn open_with(files: Arc<dyn Files>, limits: Limits) -> Result<Self> {
         refuse_foreign(files.as_ref())?;
         let held = files.lock(LOCK).on(LOCK)?.ok_or(StoreError::Locked {
             path: LOCK.to_owned(),
@@ -158,12 +160,48 @@ impl Store {
         for dir in ours.into_iter().chain(machines) {
             files.sync_dir(&dir).on(&dir)?;
         }
-        let packs = Packs::open(Arc::clone(&files))?;
+        Self::assemble(files, limits, held, false)
+    }
+
+    /// Open the store in directory `root` to read it, while another process may write to it: list it,
+    /// read its disks, verify it, count it. Nothing on the disk is changed, and nothing can be removed
+    /// from the store as long as this one is open.
+    ///
+    /// # Errors
+    /// `NotAStore`, `Locked` while garbage is being collected, or as the files answer.
+    pub fn open_to_read(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref();
+        let files = Directory::open_to_read(root).on(&root.display().to_string())?;
+        Self::open_to_read_with(Arc::new(files), Limits::default())
+    }
+
+    /// As [`Store::open_to_read`], on `files`.
+    ///
+    /// # Errors
+    /// As [`Store::open_to_read`].
+    pub fn open_to_read_with(files: Arc<dyn Files>, limits: Limits) -> Result<Self> {
+        check_format(files.as_ref())?;
+        let held = files.lock_shared(READERS).on(READERS)?;
+        let held = held.ok_or(StoreError::Locked {
+            path: READERS.to_owned(),
+        })?;
+        Self::assemble(files, limits, held, true)
+    }
+
+    fn assemble(
+        files: Arc<dyn Files>,
+        mut limits: Limits,
+        held: Held,
+        read_only: bool,
+    ) -> Result<Self> {
+        limits.pack_bytes = limits.pack_bytes.clamp(1, LONGEST_PACK);
         let index_limits = IndexLimits {
             in_memory: limits.index_entries_in_memory,
             a_run: limits.index_entries_a_run,
         };
-        let (index, damaged) = Index::open(Arc::clone(&files), index_limits)?;
+        // Runs before packs: what a run knows lies in packs that were there before it.
+        let (index, damaged) = Index::open(Arc::clone(&files), index_limits, read_only)?;
+        let packs = Packs::open(Arc::clone(&files))?;
         let last_indexed = index.covered().last_pack();
         let last_there = packs.lengths().last().map(|(number, _)| *number);
         // A number is never given twice, or old index entries would point into a new pack.
@@ -177,6 +215,7 @@ impl Store {
                 limits,
                 packs,
                 index,
+                read_only,
                 syncing: Mutex::default(),
                 gate: RwLock::default(),
                 claims: Mutex::default(),
@@ -191,6 +230,30 @@ impl Store {
         };
         store.complete_index()?;
         Ok(store)
+    }
+
+    /// Refuse what changes the store if it was opened to be read.
+    pub(crate) fn to_write(&self) -> Result<()> {
+        if self.core.read_only {
+            return Err(StoreError::ReadOnly);
+        }
+        Ok(())
+    }
+
+    /// Keep other processes from reading while something is removed.
+    pub(crate) fn shut_readers_out(&self) -> Result<Held> {
+        let held = self.core.files.lock(READERS).on(READERS)?;
+        held.ok_or(StoreError::GarbageBusy {
+            reason: "another process reads it, a conversion perhaps",
+        })
+    }
+
+    /// Look again what another process has written since the store was opened to be read.
+    fn look_again(&self) -> Result<()> {
+        self.core.index.load(true)?;
+        self.core.packs.load()?;
+        self.core.removed_runs.fetch_add(1, Ordering::AcqRel);
+        self.complete_index()
     }
 
     /// Which of `ids` are not in the store, each once, in the order given. They may be in it the
@@ -285,6 +348,7 @@ impl Store {
     /// # Errors
     /// `Full`, or as the files answer. The index in memory stays as it was.
     pub fn write_index(&self) -> Result<()> {
+        self.to_write()?;
         loop {
             let snapshot = self.core.index.snapshot(&self.core.packs.view());
             self.sync()?;
@@ -332,6 +396,7 @@ impl Store {
     /// there is none, the error tells of the first, and the chunk counts as lacking from now on.
     pub(crate) fn read_chunk(&self, id: &ChunkId) -> Result<Vec<u8>> {
         let mut first = None;
+        let mut looked_again = !self.core.read_only;
         loop {
             let Some(location) = self
                 .locate(std::slice::from_ref(id))?
@@ -339,6 +404,11 @@ impl Store {
                 .next()
                 .flatten()
             else {
+                if !looked_again {
+                    looked_again = true;
+                    self.look_again()?;
+                    continue;
+                }
                 return Err(first.unwrap_or_else(|| {
                     Damage::new(PACKS_DIR, 0, crate::Lie::NoChunk { id: *id }).into()
                 }));
@@ -367,6 +437,7 @@ impl Store {
         if chunks.is_empty() {
             return Ok(0);
         }
+        self.to_write()?;
         let core = &self.core;
         let mut bytes = 0;
         let mut writer = lock(&core.writer);
@@ -410,6 +481,10 @@ impl Store {
     /// Remove a run of the index; [`Store::complete_index`] comes next.
     pub(crate) fn remove_run(&self, run: &Run) -> Result<()> {
         self.core.removed_runs.fetch_add(1, Ordering::AcqRel);
+        if self.core.read_only {
+            self.core.index.pass_over(run);
+            return Ok(());
+        }
         self.core.index.remove_run(run)
     }
 
@@ -448,7 +523,7 @@ fn refuse_foreign(files: &dyn Files) -> Result<()> {
     if names.iter().any(|name| name == FORMAT) {
         return Ok(());
     }
-    let ours = [LOCK, PACKS_DIR, INDEX_DIR, MACHINES_DIR, "~FORMAT"];
+    let ours = [LOCK, READERS, PACKS_DIR, INDEX_DIR, MACHINES_DIR, "~FORMAT"];
     match names
         .into_iter()
         .find(|name| !ours.contains(&name.as_str()))
@@ -468,20 +543,30 @@ struct FormatVersion {
 }
 
 fn lay_out(files: &dyn Files) -> Result<()> {
-    if let Some(found) = read_text::<FormatVersion>(files, "", FORMAT, "format")? {
-        if found.version == 1 {
-            return Ok(());
+    match check_format(files) {
+        Err(StoreError::NotAStore { found, .. }) if found.is_empty() => {
+            for dir in [PACKS_DIR, INDEX_DIR, MACHINES_DIR] {
+                files.create_dir(dir).on(dir)?;
+            }
+            files.create(READERS).on(READERS)?;
+            write_text(files, "", FORMAT, "format", &FormatVersion { version: 1 })
         }
-        return Err(StoreError::NotAStore {
-            path: FORMAT.to_owned(),
-            expected: "version 1".to_owned(),
-            found: format!("version {}", found.version),
-        });
+        other => other,
     }
-    for dir in [PACKS_DIR, INDEX_DIR, MACHINES_DIR] {
-        files.create_dir(dir).on(dir)?;
-    }
-    write_text(files, "", FORMAT, "format", &FormatVersion { version: 1 })
+}
+
+/// Check that this is a store of our version.
+fn check_format(files: &dyn Files) -> Result<()> {
+    let found = match read_text::<FormatVersion>(files, "", FORMAT, "format")? {
+        Some(found) if found.version == 1 => return Ok(()),
+        Some(found) => format!("version {}", found.version),
+        None => String::new(),
+    };
+    Err(StoreError::NotAStore {
+        path: FORMAT.to_owned(),
+        expected: "version 1".to_owned(),
+        found,
+    })
 }
 
 /// Where the records of a pack begin.

@@ -107,7 +107,7 @@ impl Store {
             self.verify_recipe(disk, &path, &mut verification, &mut on)?;
         }
         let clean = verification.is_clean();
-        if snapshot.verified != clean {
+        if snapshot.verified != clean && !self.core.read_only {
             snapshot.verified = clean;
             self.write_manifest(&snapshot)?;
         }
@@ -153,11 +153,16 @@ impl Store {
         if let Some(damage) = check_head(file.as_ref(), number, len)? {
             verification.note(damage);
         }
+        // The end of the pack that another process appends to may be half a record just now.
+        let newest = self.core.packs.lengths().last().map(|(number, _)| *number);
+        let growing = self.core.read_only && newest == Some(number);
+        let mut last: Option<Damage> = None;
         let mut at = 0;
         scan(file.as_ref(), &path, RECORDS_AT..len, &mut |found| {
             match found {
+                Found::Damage(damage) if growing => last = Some(damage),
                 Found::Damage(damage) => verification.note(damage),
-                Found::Gap(_) => {}
+                Found::Gap(_) => last.take().into_iter().for_each(|it| verification.note(it)),
                 Found::Record {
                     offset,
                     header,

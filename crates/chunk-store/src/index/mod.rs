@@ -71,38 +71,62 @@ pub(crate) struct Snapshot {
 }
 
 impl Index {
-    /// Open the runs that are whole. Those that are not are removed, and told of.
-    pub(crate) fn open(files: Arc<dyn Files>, limits: IndexLimits) -> Result<(Self, Vec<Damage>)> {
+    /// Open the runs that are whole. Those that are not are removed, unless `read_only`, and told of.
+    pub(crate) fn open(
+        files: Arc<dyn Files>,
+        limits: IndexLimits,
+        read_only: bool,
+    ) -> Result<(Self, Vec<Damage>)> {
+        let index = Self {
+            files,
+            limits,
+            state: RwLock::default(),
+            next_run: Mutex::new(1),
+        };
+        let damaged = index.load(read_only)?;
+        Ok((index, damaged))
+    }
+
+    /// Look again which runs there are; what is in memory is forgotten.
+    pub(crate) fn load(&self, read_only: bool) -> Result<Vec<Damage>> {
+        let files = self.files.as_ref();
+        let mut next = lock(&self.next_run);
         let mut state = State::default();
         let mut damaged = Vec::new();
-        let mut next_run = 1;
         for name in files.list(INDEX_DIR).on(INDEX_DIR)? {
             let path = format!("{INDEX_DIR}/{name}");
             let Some(number) = run_number(&name) else {
                 // What a crash left of a run that was being written.
-                if name.starts_with('~') {
+                if name.starts_with('~') && !read_only {
                     files.remove(&path).on(&path)?;
                 }
                 continue;
             };
-            next_run = next_run.max(number + 1);
-            match Run::open(files.as_ref(), number) {
+            *next = (*next).max(number + 1);
+            match Run::open(files, number) {
                 Ok(run) => state.runs.push(Arc::new(run)),
                 Err(StoreError::Damaged(damage)) => {
-                    files.remove(&path).on(&path)?;
+                    if !read_only {
+                        files.remove(&path).on(&path)?;
+                    }
                     damaged.push(damage);
                 }
+                // The process that writes has merged it meanwhile.
+                Err(StoreError::Io { source, .. })
+                    if read_only && source.kind() == std::io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
             }
         }
         state.runs.sort_by_key(|run| run.number);
-        let index = Self {
-            files,
-            limits,
-            state: RwLock::new(state),
-            next_run: Mutex::new(next_run),
-        };
-        Ok((index, damaged))
+        *write(&self.state) = state;
+        Ok(damaged)
+    }
+
+    /// Stop using a damaged run, without removing it.
+    pub(crate) fn pass_over(&self, run: &Run) {
+        write(&self.state)
+            .runs
+            .retain(|other| other.number != run.number);
     }
 
     /// The runs, oldest first.

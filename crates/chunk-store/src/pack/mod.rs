@@ -83,24 +83,28 @@ impl Known {
 impl Packs {
     /// Find the packs of a store.
     pub(crate) fn open(files: Arc<dyn Files>) -> Result<Self> {
+        let packs = Self {
+            files,
+            known: RwLock::default(),
+            open: Mutex::default(),
+        };
+        packs.load()?;
+        Ok(packs)
+    }
+
+    /// Look again which packs there are.
+    pub(crate) fn load(&self) -> Result<()> {
         let mut lengths = BTreeMap::new();
-        for name in files.list(PACKS_DIR).on(PACKS_DIR)? {
+        for name in self.files.list(PACKS_DIR).on(PACKS_DIR)? {
             let Some(number) = pack_number(&name) else {
                 continue;
             };
             let path = pack_path(number);
-            let len = files.open(&path).and_then(|file| file.len()).on(&path)?;
-            lengths.insert(number, len);
+            let file = self.files.open(&path).on(&path)?;
+            lengths.insert(number, file.len().on(&path)?);
         }
-        let known = Known {
-            lengths,
-            bad: HashSet::new(),
-        };
-        Ok(Self {
-            files,
-            known: RwLock::new(known),
-            open: Mutex::default(),
-        })
+        write(&self.known).lengths = lengths;
+        Ok(())
     }
 
     pub(crate) fn view(&self) -> RwLockReadGuard<'_, Known> {

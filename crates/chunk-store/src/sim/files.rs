@@ -1,11 +1,10 @@
 //! The simulated disk as a process sees it.
 
-use std::any::Any;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::state::{Change, Node, State};
-use crate::files::{Files, StoredFile};
+use crate::files::{Files, Held, StoredFile};
 use crate::sync::lock;
 
 /// The files of one process.
@@ -32,6 +31,14 @@ impl SimFiles {
             return Err(power_is_off());
         }
         Ok(state)
+    }
+
+    fn hold(&self, path: &str) -> Held {
+        Box::new(SimLock {
+            state: Arc::clone(&self.state),
+            epoch: self.epoch,
+            path: path.to_owned(),
+        })
     }
 
     fn handle(&self, inode: u64, path: &str) -> Arc<dyn StoredFile> {
@@ -90,31 +97,52 @@ impl Files for SimFiles {
         Ok(())
     }
 
-    fn lock(&self, path: &str) -> io::Result<Option<Box<dyn Any + Send + Sync>>> {
+    fn lock(&self, path: &str) -> io::Result<Option<Held>> {
         let mut state = self.alive()?;
-        if !state.locked.insert(path.to_owned()) {
+        if state.locked.contains_key(path) {
             return Ok(None);
         }
-        state.create(path)?;
-        Ok(Some(Box::new(Held {
-            state: Arc::clone(&self.state),
-            epoch: self.epoch,
-            path: path.to_owned(),
-        })))
+        if state.node(path).is_none() {
+            state.create(path)?;
+        }
+        state.locked.insert(path.to_owned(), EXCLUSIVE);
+        Ok(Some(self.hold(path)))
+    }
+
+    fn lock_shared(&self, path: &str) -> io::Result<Option<Held>> {
+        let mut state = self.alive()?;
+        if state.node(path).is_none() {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let held = state.locked.entry(path.to_owned()).or_insert(0);
+        if *held == EXCLUSIVE {
+            return Ok(None);
+        }
+        *held += 1;
+        Ok(Some(self.hold(path)))
     }
 }
 
-struct Held {
+/// The count of a lock that is not shared.
+const EXCLUSIVE: usize = usize::MAX;
+
+struct SimLock {
     state: Arc<Mutex<State>>,
     epoch: u64,
     path: String,
 }
 
-impl Drop for Held {
+impl Drop for SimLock {
     fn drop(&mut self) {
         let mut state = lock(&self.state);
-        if state.epoch == self.epoch {
-            state.locked.remove(&self.path);
+        if state.epoch != self.epoch {
+            return;
+        }
+        match state.locked.get_mut(&self.path) {
+            Some(held) if *held != EXCLUSIVE && *held > 1 => *held -= 1,
+            _ => {
+                state.locked.remove(&self.path);
+            }
         }
     }
 }

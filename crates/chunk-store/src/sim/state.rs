@@ -81,7 +81,8 @@ pub(super) struct State {
     pending: BTreeMap<String, Vec<NameChange>>,
     /// Counts the processes; handles of earlier ones are dead.
     pub(super) epoch: u64,
-    pub(super) locked: BTreeSet<String>,
+    /// How many hold each lock.
+    pub(super) locked: BTreeMap<String, usize>,
     pub(super) capacity: Option<u64>,
     pub(super) faults: Faults,
     pub(super) ignored_syncs: Option<String>,
@@ -100,7 +101,7 @@ impl State {
             durable: BTreeMap::new(),
             pending: BTreeMap::new(),
             epoch: 0,
-            locked: BTreeSet::new(),
+            locked: BTreeMap::new(),
             capacity: None,
             faults: Faults::default(),
             ignored_syncs: None,
