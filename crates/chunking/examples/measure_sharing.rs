@@ -45,13 +45,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Err("usage: measure_sharing FIRST.img SECOND.img".into());
     };
     println!(
-        "{:>8} {:>8} {:>8} {:>8} {:>8} {:>10} {:>9} {:>9} {:>9}",
-        "average",
+        "{:>11} {:>7} {:>7} {:>8} {:>6} {:>9} {:>8} {:>9} {:>9}",
+        "sizes KiB",
         "mean",
         "max cut",
         "in first",
         "+ own",
-        "chunks/TB",
+        "sent",
         "index/TB",
         "cut MB/s",
         "hash MB/s"

@@ -77,7 +77,23 @@ impl ChunkSizes {
     }
 }
 
-/// 8 KiB, 32 KiB, 128 KiB: see the measurement in `examples/measure_sharing.rs`.
+/// 8 KiB, 32 KiB, 128 KiB.
+///
+/// Measured by `examples/measure_sharing.rs` with the two Debian 12 servers `tests/guests` builds, "web" and
+/// "db": how much of the second's bytes the first has, what the second costs on the wire, and what
+/// an index of 48 bytes a chunk weighs.
+///
+/// | average | mean | shared | sent | index of 1 TB |
+/// |---|---|---|---|---|
+/// | 8 KiB | 9.9 KB | 74.7 % | 112 MB | 4.84 GB |
+/// | 16 KiB | 19.9 KB | 73.0 % | 116 MB | 2.41 GB |
+/// | **32 KiB** | **39.7 KB** | **70.0 %** | **125 MB** | **1.21 GB** |
+/// | 64 KiB | 79.6 KB | 65.1 % | 143 MB | 0.60 GB |
+/// | 128 KiB | 157.7 KB | 58.1 % | 168 MB | 0.30 GB |
+///
+/// Down to 32 KiB each halving wins 5 to 7 points and 12 to 17 % of the bytes sent; the next one wins
+/// 3 points and 7 %, and doubles the index and the questions asked. A smaller `min` or a larger `max` at
+/// the same average changes nothing that can be seen.
 impl Default for ChunkSizes {
     fn default() -> Self {
         Self {
