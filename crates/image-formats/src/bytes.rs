@@ -19,4 +19,7 @@ macro_rules! number {
 number! {
     be32: u32, from_be_bytes;
     be64: u64, from_be_bytes;
+    le16: u16, from_le_bytes;
+    le32: u32, from_le_bytes;
+    le64: u64, from_le_bytes;
 }

@@ -6,6 +6,8 @@
 
 use block_io::BlockRead;
 
+use crate::vhdx;
+
 /// The formats that can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -14,6 +16,8 @@ pub enum ImageFormat {
     Raw,
     /// QEMU's qcow2, version 2 or 3.
     Qcow2,
+    /// Hyper-V's VHDX.
+    Vhdx,
 }
 
 impl ImageFormat {
@@ -23,6 +27,7 @@ impl ImageFormat {
         match self {
             ImageFormat::Raw => "raw",
             ImageFormat::Qcow2 => "qcow2",
+            ImageFormat::Vhdx => "vhdx",
         }
     }
 
@@ -32,6 +37,7 @@ impl ImageFormat {
         match name {
             "raw" => Some(ImageFormat::Raw),
             "qcow2" => Some(ImageFormat::Qcow2),
+            "vhdx" => Some(ImageFormat::Vhdx),
             _ => None,
         }
     }
@@ -49,6 +55,9 @@ pub fn detect(file: &dyn BlockRead) -> block_io::Result<ImageFormat> {
     let qcow = head.starts_with(b"QFI\xfb\0\0\0");
     if qcow && matches!(head[7], 2 | 3) {
         return Ok(ImageFormat::Qcow2);
+    }
+    if head == *vhdx::SIGNATURE {
+        return Ok(ImageFormat::Vhdx);
     }
     Ok(ImageFormat::Raw)
 }

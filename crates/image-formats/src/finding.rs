@@ -13,6 +13,18 @@ pub struct Rule {
     pub spec: &'static str,
 }
 
+/// The rules of a format: constants of type `&Rule`, their identifiers led by the format's name.
+macro_rules! rules {
+    ($format:literal, $spec:literal; $($name:ident = $id:literal, $says:literal, $section:literal;)*) => {$(
+        pub(crate) const $name: &crate::finding::Rule = &crate::finding::Rule {
+            id: concat!($format, ".", $id),
+            says: $says,
+            spec: concat!($spec, ", ", $section),
+        };
+    )*};
+}
+pub(crate) use rules;
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {

@@ -9,7 +9,7 @@ use crate::detect::{ImageFormat, detect};
 use crate::error::OpenError;
 use crate::finding::Finding;
 use crate::gate::{GateError, MAX_DEPTH, OpenGate};
-use crate::qcow2;
+use crate::{qcow2, vhdx};
 
 /// An open image, read as the disk it holds.
 pub struct Image {
@@ -34,6 +34,8 @@ pub struct ImageInfo {
     pub file_size: u64,
     /// Bytes of the unit it allocates in, where it has one.
     pub cluster_size: Option<u64>,
+    /// What tells it from others of its format, where it has that: children name it so.
+    pub identity: Option<String>,
     /// What is worth knowing.
     pub notes: Vec<Finding>,
     /// The image below, where there is one.
@@ -97,6 +99,7 @@ pub(crate) struct Opened {
     pub(crate) variant: String,
     pub(crate) cluster_size: Option<u64>,
     pub(crate) notes: Vec<Finding>,
+    pub(crate) identity: Option<String>,
     pub(crate) below: Option<ImageInfo>,
 }
 
@@ -140,9 +143,11 @@ impl Opener<'_> {
                 variant: String::new(),
                 cluster_size: None,
                 notes: Vec::new(),
+                identity: None,
                 below: None,
             },
             ImageFormat::Qcow2 => qcow2::open(file, self)?,
+            ImageFormat::Vhdx => vhdx::open(file, self)?,
         };
         Ok(Image {
             info: ImageInfo {
@@ -153,6 +158,7 @@ impl Opener<'_> {
                 virtual_size: opened.disk.size(),
                 file_size,
                 cluster_size: opened.cluster_size,
+                identity: opened.identity,
                 notes: opened.notes,
                 below: opened.below.map(Box::new),
             },

@@ -29,6 +29,7 @@ mod inflate;
 pub mod output;
 pub mod qcow2;
 pub mod raw;
+pub mod vhdx;
 
 pub use copy::{CopyError, CopyOptions, Progress, copy};
 pub use detect::{ImageFormat, detect};

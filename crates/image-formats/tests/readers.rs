@@ -11,6 +11,17 @@ use image_formats::{
 };
 use support::{arg, make_disk, must, scratch, write_image};
 
+/// What this crate writes.
+const OUR_FORMATS: &[&str] = &[
+    "qcow2",
+    "qcow2:zstd",
+    "qcow2:zlib",
+    "qcow2:zstd,cluster_size=512",
+    "vhdx",
+    "vhdx:fixed,block_size=4M",
+    "vhdx:block_size=256M",
+];
+
 const MIB: u64 = 1 << 20;
 
 /// A disk of 9 MiB and a bit with data, holes and data that compresses.
@@ -78,15 +89,11 @@ fn our_own_images_read_back() {
     let raw = dir.path().join("source.raw");
     let expected = small_disk(&raw);
     let source = block_io::FileDisk::open(&raw).unwrap();
-    for format in [
-        "qcow2",
-        "qcow2:zstd",
-        "qcow2:zlib",
-        "qcow2:zstd,cluster_size=512",
-    ] {
+    for format in OUR_FORMATS {
         let path = write_image(&source, format, &dir.path().join("image"));
         let image = open(&path, &SameFolder).unwrap();
-        assert_eq!(image.info().format, ImageFormat::Qcow2);
+        let name = format.split(':').next().unwrap();
+        assert_eq!(image.info().format.qemu_name(), name);
         assert!(image.info().guessed);
         conformance::check_reads(&image, &expected);
         std::fs::remove_file(path).unwrap();
@@ -341,10 +348,186 @@ fn the_named_format_is_never_replaced_by_a_guess() {
     assert_eq!(error.finding().unwrap().rule.id, "qcow2.magic");
 }
 
-/// Every byte of the metadata is changed in turn, and the file cut at many places: whatever comes
-/// out, it is an answer, not a panic, and what is called zero reads as zero.
+/// Images made by other programs, among them those of their vendors, read as QEMU reads them.
 #[test]
-fn no_changed_byte_and_no_cut_makes_the_reader_panic() {
+fn foreign_images_read_as_qemu_reads_them() {
+    let test = "foreign_images_read_as_qemu_reads_them";
+    let dir = scratch();
+    let images = fixture_images(test, &dir);
+    for image in &images {
+        let raw = dir.path().join("as-qemu.raw");
+        let opened = match open(image, &SameFolder) {
+            Ok(opened) => opened,
+            Err(error) => panic!("{}: {error}", image.display()),
+        };
+        let format = opened.info().format.qemu_name();
+        let args = ["convert", "-f", format, "-O", "raw", arg(image), arg(&raw)];
+        let Some((converted, text)) = support::run(test, "qemu-img", &args) else {
+            return;
+        };
+        assert!(converted, "{}: {text}", image.display());
+        let same = same_bytes(&opened, &block_io::FileDisk::open(&raw).unwrap());
+        assert!(same, "{} differs from what QEMU reads", image.display());
+        println!(
+            "{}: {format} {}, identical",
+            image.display(),
+            opened.info().variant
+        );
+    }
+}
+
+/// Compare what either map does not call zero.
+fn same_bytes(ours: &dyn BlockRead, theirs: &dyn BlockRead) -> bool {
+    assert_eq!(ours.size(), theirs.size(), "virtual size");
+    let (mut left, mut right) = (vec![0; 1 << 20], vec![0; 1 << 20]);
+    for map in [ours, theirs] {
+        for extent in block_io::extents(map, 0..map.size()).map(Result::unwrap) {
+            let mut at = extent.start;
+            while at < extent.end() && extent.kind != block_io::ExtentKind::Zero {
+                let len = (extent.end() - at).min(1 << 20) as usize;
+                ours.read_at(at, &mut left[..len]).unwrap();
+                theirs.read_at(at, &mut right[..len]).unwrap();
+                if left[..len] != right[..len] {
+                    return false;
+                }
+                at += len as u64;
+            }
+        }
+    }
+    true
+}
+
+/// A table that only the log holds reads as after QEMU has replayed it.
+#[test]
+fn a_dirty_vhdx_reads_as_after_its_repair() {
+    let test = "a_dirty_vhdx_reads_as_after_its_repair";
+    let dir = scratch();
+    let image = dir.path().join("dirty.vhdx");
+    let options = "block_size=1M,log_size=1M";
+    let args = ["create", "-f", "vhdx", "-o", options, arg(&image), "64M"];
+    if must(test, "qemu-img", &args).is_none() {
+        return;
+    }
+    for write in ["write -P 1 0 1M", "write -P 2 9M 3M", "write -P 3 40M 64k"] {
+        // It dies by SIGABRT, so that its log keeps the entries.
+        let args = ["-f", "vhdx", "-c", write, "-c", "abort", arg(&image)];
+        support::run(test, "qemu-io", &args).unwrap();
+    }
+    let mut bytes = std::fs::read(&image).unwrap();
+    forget_what_was_flushed(&mut bytes);
+    std::fs::write(&image, &bytes).unwrap();
+    let opened = open(&image, &SameFolder).unwrap();
+    let notes = &opened.info().notes;
+    assert!(
+        notes.iter().any(|note| note.rule.id == "vhdx.log-replayed"),
+        "{notes:?}"
+    );
+    let mut first = [0; 4];
+    opened.read_at(9 * MIB, &mut first).unwrap();
+    assert_eq!(first, [2; 4], "the writes are there");
+    let (copy, raw) = (
+        dir.path().join("repaired.vhdx"),
+        dir.path().join("repaired.raw"),
+    );
+    std::fs::copy(&image, &copy).unwrap();
+    must(
+        test,
+        "qemu-img",
+        &["check", "-r", "all", "-f", "vhdx", arg(&copy)],
+    )
+    .unwrap();
+    let args = ["convert", "-f", "vhdx", "-O", "raw", arg(&copy), arg(&raw)];
+    must(test, "qemu-img", &args).unwrap();
+    assert!(same_bytes(
+        &opened,
+        &block_io::FileDisk::open(&raw).unwrap()
+    ));
+    assert!(
+        std::fs::read(&image).unwrap() == bytes,
+        "reading changes nothing"
+    );
+    // A log that lost a byte is refused, not half replayed.
+    let entry = MIB as usize + 4096 + 100;
+    bytes[entry] ^= 1;
+    std::fs::write(&image, &bytes).unwrap();
+    let error = open(&image, &SameFolder).err().unwrap();
+    assert_eq!(error.finding().unwrap().rule.id, "vhdx.log-empty");
+}
+
+/// Clear the BAT and name the log's entries in the headers: as if nothing had reached its place.
+fn forget_what_was_flushed(image: &mut [u8]) {
+    let number = |bytes: &[u8], at: usize| -> usize {
+        u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap()) as usize
+    };
+    let table = 192 << 10;
+    for entry in [table + 16, table + 48] {
+        if image[entry..entry + 4] == [0x66, 0x77, 0xc2, 0x2d] {
+            let at = number(image, entry + 16);
+            image[at..at + 4096].fill(0);
+        }
+    }
+    let log_id = image[MIB as usize + 32..MIB as usize + 48].to_vec();
+    for header in [64 << 10, 128 << 10] {
+        image[header + 48..header + 64].copy_from_slice(&log_id);
+        image[header + 4..header + 8].fill(0);
+        let sum = crc32c::crc32c(&image[header..header + 4096]);
+        image[header + 4..header + 8].copy_from_slice(&sum.to_le_bytes());
+    }
+}
+
+/// The compressed images among the fixtures whose formats are known, unpacked into `dir`.
+fn fixture_images(test: &str, dir: &tempfile::TempDir) -> Vec<std::path::PathBuf> {
+    let fixtures = std::env::var_os("P2V_FIXTURES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
+        Into::into,
+    );
+    let mut images = Vec::new();
+    let Ok(sets) = std::fs::read_dir(fixtures.join("images")) else {
+        let required = std::env::var_os("P2V_REQUIRE_TOOLS").is_some_and(|value| value == "1");
+        assert!(!required, "{test} needs the image fixtures");
+        println!("SKIPPED {test}: needs the image fixtures");
+        return images;
+    };
+    for set in sets.map(Result::unwrap).filter(|set| set.path().is_dir()) {
+        for file in std::fs::read_dir(set.path()).unwrap().map(Result::unwrap) {
+            let name = file.file_name().into_string().unwrap();
+            let Some((plain, packer)) = name.rsplit_once('.') else {
+                continue;
+            };
+            let program = match packer {
+                "xz" => "xz",
+                "gz" => "gzip",
+                "bz2" => "bzip2",
+                _ => continue,
+            };
+            if !FIXTURE_KINDS.iter().any(|kind| plain.contains(kind)) {
+                continue;
+            }
+            let path = dir
+                .path()
+                .join(format!("{}-{plain}", set.file_name().display()));
+            let unpacked = std::fs::File::create(&path).unwrap();
+            let status = std::process::Command::new(program)
+                .arg("-dc")
+                .arg(file.path())
+                .stdout(unpacked)
+                .status()
+                .unwrap();
+            assert!(status.success());
+            images.push(path);
+        }
+    }
+    assert!(images.len() > 10);
+    images
+}
+
+/// Parts of the names of fixtures that are read.
+const FIXTURE_KINDS: &[&str] = &[".qcow2", ".vhdx"];
+
+/// Bytes of the tables are changed, and the file is cut at many places: whatever comes out, it is an
+/// answer, not a panic, and what is called zero reads as zero.
+#[test]
+fn no_changed_byte_and_no_cut_makes_a_reader_panic() {
     let dir = scratch();
     let raw = dir.path().join("source.raw");
     let source = make_disk(
@@ -353,25 +536,24 @@ fn no_changed_byte_and_no_cut_makes_the_reader_panic() {
         &[(0, 40_000), (MIB, 9000), (3 * MIB - 512, 512)],
     );
     let target = dir.path().join("changed");
-    for format in [
-        "qcow2:cluster_size=512",
-        "qcow2:zstd,cluster_size=4K",
-        "qcow2:zlib",
-    ] {
+    for (format, tables) in CHANGED {
         let path = write_image(&source, format, &dir.path().join("image"));
+        let kind = open(&path, &StandAlone).unwrap().info().format;
         let good = std::fs::read(&path).unwrap();
         std::fs::remove_file(path).unwrap();
         let mut opened = 0;
-        for step in 0..600u64 {
+        for step in 0..600usize {
             let mut bytes = good.clone();
-            let at = (step * 7919 % 97) as usize * (bytes.len() / 97);
+            let anywhere = step * 7919 % 97 * (bytes.len() / 97);
+            let table = &tables[step / 3 % tables.len()];
+            let in_table = (table.start + step * 31 % table.len()).min(bytes.len() - 1);
             match step % 3 {
-                0 => bytes[(step / 3) as usize % 120] ^= 1 << (step % 8),
-                1 => bytes[at + (step % 16) as usize] ^= 0x80 >> (step % 8),
-                _ => bytes.truncate(at),
+                0 => bytes[in_table] ^= 1 << (step / 3 % 8),
+                1 => bytes[anywhere + step % 16] ^= 0x80 >> (step % 8),
+                _ => bytes.truncate(anywhere),
             }
             std::fs::write(&target, bytes).unwrap();
-            if let Ok(image) = open_as(&target, ImageFormat::Qcow2, &StandAlone) {
+            if let Ok(image) = open_as(&target, kind, &StandAlone) {
                 opened += 1;
                 read_all(&image);
             }
@@ -380,6 +562,22 @@ fn no_changed_byte_and_no_cut_makes_the_reader_panic() {
         assert!(opened > 100, "the test must get past the header");
     }
 }
+
+/// Formats, and where their tables lie.
+const CHANGED: &[(&str, &[std::ops::Range<usize>])] = &[
+    ("qcow2:cluster_size=512", &[0..112, 49_000..52_000]),
+    ("qcow2:zstd,cluster_size=4K", &[0..112, 30_000..42_000]),
+    ("qcow2:zlib", &[0..64, 64..112]),
+    (
+        "vhdx",
+        &[
+            0x20_0000..0x20_0100,
+            0x21_0000..0x21_0040,
+            0x30_0000..0x30_0020,
+            0x1_0000..0x1_0060,
+        ],
+    ),
+];
 
 fn read_all(image: &dyn BlockRead) {
     let mut buf = vec![0; 1 << 20];

@@ -11,6 +11,8 @@ pub enum OutputFormat {
     Raw(RawOptions),
     /// QEMU's own format, version 3.
     Qcow2(Qcow2Options),
+    /// The format of Hyper-V.
+    Vhdx(VhdxOptions),
 }
 
 /// How a raw file is written.
@@ -50,11 +52,32 @@ impl Default for Qcow2Options {
     }
 }
 
+/// How a VHDX file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VhdxOptions {
+    /// Allocate all blocks at once; otherwise only those with data.
+    pub fixed: bool,
+    /// Bytes in a block: a power of two from 1 to 256 MiB. By default 1 MiB, larger beyond 2 TiB.
+    pub block_size: Option<u64>,
+    /// Bytes in a logical sector: 512 or 4096. QEMU opens only 512.
+    pub logical_sector: u32,
+}
+
+impl Default for VhdxOptions {
+    fn default() -> Self {
+        Self {
+            fixed: false,
+            block_size: None,
+            logical_sector: 512,
+        }
+    }
+}
+
 /// Why a text does not name an output format.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FormatError {
     /// No such format.
-    #[error("unknown output format {name:?}; known are raw, qcow2")]
+    #[error("unknown output format {name:?}; known are raw, qcow2, vhdx")]
     Unknown {
         /// What was written.
         name: String,
@@ -88,7 +111,14 @@ impl OutputFormat {
         match self {
             OutputFormat::Raw(_) => "raw",
             OutputFormat::Qcow2(_) => "qcow2",
+            OutputFormat::Vhdx(_) => "vhdx",
         }
+    }
+
+    /// The name users write.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.extension()
     }
 
     /// What QEMU calls the format.
@@ -97,6 +127,7 @@ impl OutputFormat {
         match self {
             OutputFormat::Raw(_) => "raw",
             OutputFormat::Qcow2(_) => "qcow2",
+            OutputFormat::Vhdx(_) => "vhdx",
         }
     }
 }
@@ -110,6 +141,7 @@ impl FromStr for OutputFormat {
         match name.to_ascii_lowercase().as_str() {
             "raw" => parse_raw(options).map(OutputFormat::Raw),
             "qcow2" => parse_qcow2(options).map(OutputFormat::Qcow2),
+            "vhdx" => parse_vhdx(options).map(OutputFormat::Vhdx),
             _ => Err(FormatError::Unknown {
                 name: name.to_owned(),
             }),
@@ -136,8 +168,19 @@ impl fmt::Display for OutputFormat {
                     options.push(format!("cluster_size={}", qcow2.cluster_size));
                 }
             }
+            OutputFormat::Vhdx(vhdx) => {
+                if vhdx.fixed {
+                    options.push("fixed".to_owned());
+                }
+                if let Some(size) = vhdx.block_size {
+                    options.push(format!("block_size={size}"));
+                }
+                if vhdx.logical_sector != 512 {
+                    options.push(format!("sector_size={}", vhdx.logical_sector));
+                }
+            }
         }
-        f.write_str(self.qemu_name())?;
+        f.write_str(self.name())?;
         if !options.is_empty() {
             write!(f, ":{}", options.join(","))?;
         }
@@ -191,6 +234,35 @@ fn parse_qcow2<'a>(options: impl Iterator<Item = &'a str>) -> Result<Qcow2Option
     Ok(qcow2)
 }
 
+fn parse_vhdx<'a>(options: impl Iterator<Item = &'a str>) -> Result<VhdxOptions, FormatError> {
+    let mut vhdx = VhdxOptions::default();
+    for option in options {
+        match option.split_once('=').unwrap_or((option, "")) {
+            ("dynamic", "") => vhdx.fixed = false,
+            ("fixed", "") => vhdx.fixed = true,
+            ("block_size", value) => {
+                let size = parse_size(value)
+                    .filter(|size| size.is_power_of_two() && (1 << 20..=256 << 20).contains(size));
+                vhdx.block_size = Some(size.ok_or_else(|| FormatError::Value {
+                    option: "block_size",
+                    value: value.to_owned(),
+                    allowed: "a power of two from 1M to 256M",
+                })?);
+            }
+            ("sector_size", "512") => vhdx.logical_sector = 512,
+            ("sector_size", "4096" | "4K" | "4k") => vhdx.logical_sector = 4096,
+            _ => {
+                return Err(FormatError::Option {
+                    format: "vhdx",
+                    option: option.to_owned(),
+                    known: "dynamic, fixed, block_size=BYTES, sector_size=512 or 4096",
+                });
+            }
+        }
+    }
+    Ok(vhdx)
+}
+
 /// Bytes, with K, M or G as powers of 1024.
 fn parse_size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()?.to_ascii_lowercase() {
@@ -214,6 +286,8 @@ mod tests {
             "qcow2",
             "qcow2:zstd",
             "qcow2:zlib,cluster_size=131072",
+            "vhdx",
+            "vhdx:fixed,block_size=4194304,sector_size=4096",
         ] {
             assert_eq!(text.parse::<OutputFormat>().unwrap().to_string(), text);
         }

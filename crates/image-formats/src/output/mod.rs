@@ -6,13 +6,14 @@ mod parts;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use format::{Compression, FormatError, OutputFormat, Qcow2Options, RawOptions};
+pub use format::{Compression, FormatError, OutputFormat, Qcow2Options, RawOptions, VhdxOptions};
 pub use parts::PartFile;
 pub(crate) use parts::sync_directory;
 
 use crate::codec::Codec;
 use crate::qcow2::Qcow2Writer;
 use crate::raw::RawWriter;
+use crate::vhdx::VhdxWriter;
 
 /// How an output is made, beyond what its format says.
 #[derive(Debug, Clone, Default)]
@@ -225,6 +226,10 @@ pub fn create(
         ),
         OutputFormat::Qcow2(qcow2) => (
             Box::new(Qcow2Writer::new(virtual_size, qcow2)?),
+            vec![path.to_owned()],
+        ),
+        OutputFormat::Vhdx(vhdx) => (
+            Box::new(VhdxWriter::new(virtual_size, vhdx)?),
             vec![path.to_owned()],
         ),
     };

@@ -58,6 +58,7 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
         variant,
         cluster_size: Some(geometry.cluster_size()),
         notes,
+        identity: None,
         below,
     })
 }

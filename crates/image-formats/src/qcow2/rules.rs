@@ -1,19 +1,7 @@
 //! The rules a qcow2 file can break.
 
-use crate::finding::Rule;
-
-macro_rules! rules {
-    ($($(#[$doc:meta])* $name:ident = $id:literal, $says:literal, $section:literal;)*) => {$(
-        $(#[$doc])*
-        pub(crate) const $name: &Rule = &Rule {
-            id: concat!("qcow2.", $id),
-            says: $says,
-            spec: concat!("qcow2.rst, ", $section),
-        };
-    )*};
-}
-
-rules! {
+crate::finding::rules! {
+    "qcow2", "qcow2.rst";
     MAGIC = "magic", "the file starts with the magic number and version 2 or 3", "Header";
     TRUNCATED_HEADER = "header-truncated", "the file holds the whole header", "Header";
     CLUSTER_BITS = "cluster-bits", "cluster_bits is 9 to 21", "Header";
