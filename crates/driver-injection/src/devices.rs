@@ -186,6 +186,14 @@ impl DeviceNames {
             .map(|partuuid| format!("PARTUUID={partuuid}"))
     }
 
+    /// The link below `/dev` that means `volume` on every machine with udev.
+    #[must_use]
+    pub fn lasting_path(&self, volume: VolumeIndex) -> Option<String> {
+        let reference = self.lasting_reference(volume)?;
+        let (tag, value) = reference.split_once('=')?;
+        Some(format!("/dev/disk/by-{}/{value}", tag.to_ascii_lowercase()))
+    }
+
     fn tagged(&self, tag: &str, value: &str) -> Meaning {
         let same = |known: &Option<String>, fold: bool| match known {
             Some(known) if fold => known.eq_ignore_ascii_case(value),

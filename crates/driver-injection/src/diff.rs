@@ -10,6 +10,9 @@ const CONTEXT: usize = 2;
 /// this is plenty; a difference beyond it is still shown right, only longer.
 const LOOK_AHEAD: usize = 64;
 
+/// Longest line shown whole.
+const LONGEST_SHOWN: usize = 400;
+
 #[derive(Clone, Copy)]
 enum Line<'a> {
     Same(&'a str),
@@ -47,10 +50,20 @@ pub fn unified(before: &[u8], after: &[u8]) -> String {
         old_number += usize::from(sign != '+');
         new_number += usize::from(sign != '-');
         if shown[index] {
-            let _ = writeln!(out, "{sign}{}", escape_controls(text));
+            let _ = writeln!(out, "{sign}{}", shown_line(text));
         }
     }
     out
+}
+
+/// A line as it is shown: without control characters, and not endless.
+fn shown_line(line: &str) -> String {
+    let length = line.chars().count();
+    if length <= LONGEST_SHOWN {
+        return escape_controls(line);
+    }
+    let start: String = line.chars().take(LONGEST_SHOWN / 2).collect();
+    format!("{}… ({length} characters)", escape_controls(&start))
 }
 
 fn lines_of(text: &str) -> Vec<&str> {

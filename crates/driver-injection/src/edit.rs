@@ -7,6 +7,7 @@ use serde::{Serialize, Serializer};
 
 use crate::cpio::CpioWriter;
 use crate::diff::unified;
+use crate::finding::escape_controls;
 
 /// One change to the guest: what, where, why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,7 +179,7 @@ impl Edit {
 impl fmt::Display for Edit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} {}", self.verb(), self.place)?;
-        writeln!(f, "    because {}", self.why)?;
+        writeln!(f, "    because {}", escape_controls(&self.why))?;
         for line in self.details().lines() {
             writeln!(f, "    {line}")?;
         }
@@ -207,14 +208,13 @@ impl AppendArchive {
             self.entries.len()
         )];
         for entry in &self.entries {
+            let name = escape_controls(entry.name());
             lines.push(match entry {
-                ArchiveEntry::Directory { name } => format!("  {name}/"),
-                ArchiveEntry::Text { name, contents } => {
+                ArchiveEntry::Directory { .. } => format!("  {name}/"),
+                ArchiveEntry::Text { contents, .. } => {
                     format!("  {name} ({} bytes)", contents.len())
                 }
-                ArchiveEntry::Copy {
-                    name, size, unpack, ..
-                } => {
+                ArchiveEntry::Copy { size, unpack, .. } => {
                     let note = if *unpack { ", unpacked" } else { "" };
                     format!("  {name} ({size} bytes{note})")
                 }

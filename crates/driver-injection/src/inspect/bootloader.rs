@@ -5,6 +5,7 @@ use filesystems::path::GuestPath;
 use serde::Serialize;
 
 use super::files::{ConfigFile, ConfigKind};
+use crate::hardware::Firmware;
 
 /// What starts the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -72,6 +73,32 @@ pub fn inspect_boot_loader(tree: &MountedTree, files: &[ConfigFile]) -> BootLoad
         BootLoader::Lilo
     } else {
         BootLoader::Unknown
+    }
+}
+
+/// How the firmware starts the guest, as far as its files tell: which of GRUB's two builds is there.
+/// `None` when both are, or neither.
+#[must_use]
+pub fn inspect_firmware(tree: &MountedTree) -> Option<Firmware> {
+    let any = |patterns: &[&str]| {
+        let matches = |pattern: &&str| tree.glob(pattern).is_ok_and(|found| !found.is_empty());
+        patterns.iter().any(matches)
+    };
+    let bios = any(&[
+        "/boot/grub*/i386-pc",
+        "/boot/grub/stage2",
+        "/boot/extlinux/ldlinux.sys",
+    ]);
+    let uefi = any(&[
+        "/boot/grub*/x86_64-efi",
+        "/boot/grub*/arm64-efi",
+        "/boot/efi/EFI/*/*.efi",
+        "/efi/EFI/*/*.efi",
+    ]);
+    match (bios, uefi) {
+        (true, false) => Some(Firmware::Bios),
+        (false, true) => Some(Firmware::Uefi),
+        _ => None,
     }
 }
 

@@ -26,6 +26,7 @@ use filesystems::tree::{FileKind, FileTree, Space};
 use crate::devices::{DeviceNames, VolumeIndex};
 use crate::finding::Finding;
 use crate::guest::Guest;
+use crate::hardware::Firmware;
 
 /// Everything a plan is made from.
 #[derive(Debug, Clone)]
@@ -34,6 +35,8 @@ pub struct Inspection {
     pub os: Os,
     /// What starts it.
     pub boot_loader: BootLoader,
+    /// How the firmware starts it, as far as its files tell.
+    pub firmware: Option<Firmware>,
     /// The installed kernels.
     pub kernels: Vec<Kernel>,
     /// What menus name, the first being the default more often than not.
@@ -82,6 +85,7 @@ pub fn inspect(guest: &Guest) -> Inspection {
     Inspection {
         os: os::inspect_os(tree),
         boot_loader: bootloader::inspect_boot_loader(tree, &files),
+        firmware: bootloader::inspect_firmware(tree),
         network: network::inspect_network(tree, &files),
         names: guest.names.clone(),
         root: guest.root,

@@ -2,7 +2,7 @@
 
 use super::arguments::rewrite_arguments;
 use super::draft::Draft;
-use crate::devices::Meaning;
+use crate::devices::{DeviceNames, Meaning, VolumeIndex};
 use crate::finding::Finding;
 use crate::fstab::{read_fstab, replace_field, table_lines, unescape_octal};
 use crate::inspect::{ConfigFile, ConfigKind};
@@ -10,14 +10,14 @@ use crate::inspect::{ConfigFile, ConfigKind};
 /// Make the tables independent of device names.
 pub fn plan_tables(draft: &mut Draft) {
     for (file, text) in draft.contents_of(ConfigKind::Fstab) {
-        let text = rewrite_table(draft, file, text, 0);
+        let text = rewrite_table(draft, file, text, 0, DeviceNames::lasting_reference);
         let why =
             "the disk has another name in the VM, and a mount that fails ends in emergency mode";
         draft.replace(file, text, why);
         check_root(draft, file);
     }
     for (file, text) in draft.contents_of(ConfigKind::Crypttab) {
-        let text = rewrite_table(draft, file, text, 1);
+        let text = rewrite_table(draft, file, text, 1, crypt_source);
         draft.replace(file, text, "the encrypted disk has another name in the VM");
     }
     for (file, text) in draft.contents_of(ConfigKind::InitramfsSettings) {
@@ -28,12 +28,25 @@ pub fn plan_tables(draft: &mut Draft) {
     }
 }
 
+/// The lasting name of an encrypted volume. Only LUKS keeps a UUID: what is encrypted with a random
+/// key, as swap often is, is overwritten at every start, and any UUID on it with that.
+pub fn crypt_source(names: &DeviceNames, volume: VolumeIndex) -> Option<String> {
+    let is_luks = names.volumes().get(volume)?.kind == "crypto_LUKS";
+    if is_luks {
+        return names.lasting_reference(volume);
+    }
+    let reference = names.partition_reference(volume)?;
+    let partuuid = reference.strip_prefix("PARTUUID=")?;
+    Some(format!("/dev/disk/by-partuuid/{partuuid}"))
+}
+
 /// Replace the device in one column of a table.
 fn rewrite_table(
     draft: &mut Draft,
     file: &ConfigFile,
     mut text: Vec<u8>,
     column: usize,
+    lasting: impl Fn(&DeviceNames, VolumeIndex) -> Option<String>,
 ) -> Vec<u8> {
     let inspection = draft.inspection;
     // From the end, so that earlier ranges stay right.
@@ -43,7 +56,7 @@ fn rewrite_table(
         };
         let device = String::from_utf8_lossy(&unescape_octal(&text[field.clone()])).into_owned();
         match inspection.names.meaning(&device) {
-            Meaning::Fleeting(volume) => match inspection.names.lasting_reference(volume) {
+            Meaning::Fleeting(volume) => match lasting(&inspection.names, volume) {
                 Some(new) => text = replace_field(&text, field, new.as_bytes()),
                 None => draft.findings.push(Finding::warning(
                     "table-nameless-device",

@@ -98,6 +98,7 @@ fn plan_one(
     add_modules(&mut archive, kernel);
     if known {
         add_settings(&mut archive, draft);
+        add_awaited_devices(&mut archive, draft);
     }
     if contents.has_program("udevadm")
         || contents.has_program("udevd")
@@ -261,7 +262,7 @@ fn add_settings(archive: &mut Archive, draft: &Draft) {
                 };
                 let device = String::from_utf8_lossy(&text[field.clone()]).into_owned();
                 if let crate::devices::Meaning::Fleeting(volume) = names.meaning(&device)
-                    && let Some(new) = names.lasting_reference(volume)
+                    && let Some(new) = super::fstab::crypt_source(names, volume)
                 {
                     text = replace_field(&text, field, new.as_bytes());
                 }
@@ -277,6 +278,28 @@ fn add_settings(archive: &mut Archive, draft: &Draft) {
             )
         {
             archive.add_text(name, new);
+        }
+    }
+}
+
+/// dracut, made for this machine only, waits for the devices it saw: a hook a device, whose name says
+/// which. A device with a fleeting name would be waited for in vain.
+fn add_awaited_devices(archive: &mut Archive, draft: &Draft) {
+    let names = &draft.inspection.names;
+    let base = archive.base;
+    for hook in base.entries.keys() {
+        let Ok(hook) = std::str::from_utf8(hook) else {
+            continue;
+        };
+        let device = hook
+            .split_once("hooks/initqueue/finished/devexists-")
+            .and_then(|(_, rest)| rest.strip_suffix(".sh"))
+            .map(|device| device.replace("\\x2f", "/").replace("\\x2d", "-"));
+        let Some(device) = device else { continue };
+        if let crate::devices::Meaning::Fleeting(volume) = names.meaning(&device)
+            && let Some(lasting) = names.lasting_path(volume)
+        {
+            archive.add_text(hook, format!("[ -e \"{lasting}\" ]\n").into_bytes());
         }
     }
 }

@@ -14,7 +14,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::edit::Edit;
-use crate::finding::Finding;
+use crate::finding::{Finding, escape_controls};
 use crate::hardware::{Firmware, MacAddress, SourceHardware, Target};
 use crate::inspect::{Inspection, Kernel};
 use draft::Draft;
@@ -162,7 +162,7 @@ fn capabilities(draft: &mut Draft, source: &SourceHardware) -> Capabilities {
         } else {
             Clock::Utc
         },
-        firmware: source.firmware,
+        firmware: source.firmware.or(inspection.firmware),
         arch: inspection.os.arch.clone(),
         serial_console: inspection.menu.iter().any(|entry| serial(&entry.arguments)),
         kernel: default.map(|kernel| kernel.version.clone()),
@@ -248,9 +248,9 @@ impl fmt::Display for PlannedNic {
 /// As a dry run shows it.
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}", crate::finding::escape_controls(&self.os))?;
+        writeln!(f, "{}", escape_controls(&self.os))?;
         let can = &self.capabilities;
-        let kernel = can.kernel.as_deref().unwrap_or("none found");
+        let kernel = escape_controls(can.kernel.as_deref().unwrap_or("none found"));
         writeln!(
             f,
             "kernel {kernel}; disk {:?}; network {:?}; clock {:?}",
