@@ -5,7 +5,7 @@ use filesystems::path::GuestPath;
 use filesystems::tree::FileTree;
 
 use crate::devices::{DeviceFacts, DeviceNames, Meaning, VolumeIndex};
-use crate::finding::Finding;
+use crate::finding::{Finding, escape_controls};
 use crate::fstab::{MountLine, read_fstab};
 use crate::hardware::SourceHardware;
 
@@ -58,7 +58,7 @@ pub enum AssembleError {
         seen: Vec<String>,
     },
     /// Several do, and none was chosen.
-    #[error("several operating systems found, choose one: {}", list_roots(.roots))]
+    #[error("several operating systems found, choose one by its number: {}", list_roots(.roots))]
     SeveralRoots {
         /// All of them.
         roots: Vec<RootSeen>,
@@ -73,14 +73,22 @@ pub enum AssembleError {
     },
 }
 
-fn list_roots(roots: &[RootSeen]) -> String {
-    let line = |root: &RootSeen| {
-        format!(
-            "{} on volume {}, {}",
-            root.os, root.volume, root.description
+/// As a list to choose from: the number is what [`RootChoice::Volume`] takes.
+impl std::fmt::Display for RootSeen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let os = escape_controls(&self.os);
+        write!(
+            f,
+            "{}: {os} on {}",
+            self.volume,
+            escape_controls(&self.description)
         )
-    };
-    roots.iter().map(line).collect::<Vec<_>>().join("; ")
+    }
+}
+
+fn list_roots(roots: &[RootSeen]) -> String {
+    let lines = roots.iter().map(ToString::to_string);
+    lines.collect::<Vec<_>>().join("; ")
 }
 
 /// A guest whose files can be read and written as it sees them itself.
@@ -342,7 +350,9 @@ mod tests {
         let volumes = || vec![volume(1, Some(root(""))), volume(2, Some(root("")))];
         let several = Guest::assemble(volumes(), &source, &RootChoice::Only).unwrap_err();
         assert!(
-            several.to_string().contains("Test OS 1 on volume 1"),
+            several
+                .to_string()
+                .contains("1: Test OS 1 on disk 0 partition 2"),
             "{several}"
         );
         let chosen = Guest::assemble(volumes(), &source, &RootChoice::Volume(1)).unwrap();

@@ -3,6 +3,7 @@
 //!
 //! `P2V_DEBIAN_ROOT` names a directory with an unpacked Debian (as `mmdebstrap` makes one) that has a
 //! kernel and an initramfs.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

@@ -1,6 +1,7 @@
 //! Plans for phony guests of several families, compared with the texts in `golden/`. After a change
 //! that is meant, `P2V_BLESS=1 cargo test -p driver-injection --test golden` writes them anew: read the
 //! difference before you commit it.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

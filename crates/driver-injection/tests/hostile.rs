@@ -1,5 +1,6 @@
 //! Guests that lie, and guests that have no room: each must end in an error or a finding, with nothing
 //! written that was not planned.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
 

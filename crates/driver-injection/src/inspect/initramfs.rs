@@ -264,8 +264,20 @@ pub fn read_initramfs(
     path: &GuestPath,
     size: u64,
 ) -> Result<Initramfs, InitramfsError> {
+    read_within(tree, path, size, MOST_UNPACKED)
+}
+
+fn read_within(
+    tree: &MountedTree,
+    path: &GuestPath,
+    size: u64,
+    most_unpacked: u64,
+) -> Result<Initramfs, InitramfsError> {
     let mut source = GuestFile::new(tree, path, size);
-    let mut reader = ArchiveReader::default();
+    let mut reader = ArchiveReader {
+        most_unpacked,
+        ..ArchiveReader::default()
+    };
     loop {
         let corrupt = |offset, error| InitramfsError::Corrupt {
             offset,
@@ -297,7 +309,7 @@ pub fn read_initramfs(
                 });
             }
             Some(compression) => {
-                let budget = MOST_UNPACKED.saturating_sub(reader.unpacked);
+                let budget = most_unpacked.saturating_sub(reader.unpacked);
                 let unpacked = unpack(compression, &mut source)
                     .map_err(|error| corrupt(offset, error))?
                     .take(budget);
@@ -336,6 +348,7 @@ struct ArchiveReader {
     entries: usize,
     name_bytes: usize,
     unpacked: u64,
+    most_unpacked: u64,
 }
 
 impl ArchiveReader {
@@ -372,14 +385,14 @@ impl ArchiveReader {
                 .map_err(|error| self.corrupt(error.into()))?
                 .is_empty();
             if source.get_ref().limit() == 0 {
-                return Err(self.too_much("bytes unpacked", MOST_UNPACKED));
+                return Err(self.too_much("bytes unpacked", self.most_unpacked));
             }
             if at_end {
                 return Ok(());
             }
             let outcome = self.read_archive(&mut source);
             if source.get_ref().limit() == 0 {
-                return Err(self.too_much("bytes unpacked", MOST_UNPACKED));
+                return Err(self.too_much("bytes unpacked", self.most_unpacked));
             }
             outcome?;
         }
@@ -629,14 +642,22 @@ mod tests {
 
     #[test]
     fn a_bomb_of_zeroes_or_names_stops_at_the_bound() {
-        // 3 GiB of zeroes in 3 MiB of gzip.
-        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
-        let block = vec![0; 1 << 20];
-        for _ in 0..3 * 1024 {
-            encoder.write_all(&block).unwrap();
-        }
-        let error = read(encoder.finish().unwrap()).unwrap_err();
+        let most = 1 << 20;
+        let read_bomb = |bytes: Vec<u8>| {
+            let mut tree = MemoryTree::new();
+            let size = bytes.len() as u64;
+            tree.add_file("/initrd", bytes).unwrap();
+            let tree = MountedTree::new(Box::new(tree));
+            read_within(&tree, &"/initrd".into(), size, most)
+        };
+        let zeroes = gzip(&vec![0; 2 << 20]);
+        let error = read_bomb(zeroes).unwrap_err();
         assert!(matches!(error, InitramfsError::TooMuch { .. }), "{error}");
+        let large = gzip(&archive(&[("large", &vec![0; 2 << 20])]));
+        let error = read_bomb(large).unwrap_err();
+        assert!(matches!(error, InitramfsError::TooMuch { .. }), "{error}");
+        let fits = gzip(&archive(&[("fits", &vec![0; 1 << 19])]));
+        assert!(read_bomb(fits).is_ok());
 
         let mut writer = CpioWriter::new();
         for index in 0..MOST_ENTRIES as u32 + 1 {

@@ -75,6 +75,7 @@ pub fn inspect(guest: &Guest) -> Inspection {
     let files = files::read_config_files(tree, &mut findings);
     let menu = bootloader::menu_kernels(&files);
     let kernels = kernels::inspect_kernels(tree, &menu, &mut findings);
+    let network = network::inspect_network(tree, &files, &mut findings);
     let space =
         |(at, volume): &(GuestPath, VolumeIndex)| (at.clone(), *volume, tree.space_at(at).ok());
     let directory = |name: &&'static str| {
@@ -86,7 +87,7 @@ pub fn inspect(guest: &Guest) -> Inspection {
         os: os::inspect_os(tree),
         boot_loader: bootloader::inspect_boot_loader(tree, &files),
         firmware: bootloader::inspect_firmware(tree),
-        network: network::inspect_network(tree, &files),
+        network,
         names: guest.names.clone(),
         root: guest.root,
         mounted: guest.mounted.iter().map(space).collect(),

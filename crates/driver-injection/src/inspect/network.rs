@@ -1,12 +1,13 @@
 //! What the guest calls its network interfaces, and how it comes by the names.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use filesystems::mounts::MountedTree;
 use filesystems::path::GuestPath;
 use filesystems::tree::FileTree;
 
 use super::files::{ConfigFile, ConfigKind};
+use crate::finding::Finding;
 use crate::hardware::MacAddress;
 
 /// Who gives interfaces their names in this guest.
@@ -45,37 +46,52 @@ pub struct Network {
 
 /// How is the network set up?
 #[must_use]
-pub fn inspect_network(tree: &MountedTree, files: &[ConfigFile]) -> Network {
+pub fn inspect_network(
+    tree: &MountedTree,
+    files: &[ConfigFile],
+    findings: &mut Vec<Finding>,
+) -> Network {
     let mut seen: BTreeMap<String, ConfiguredNic> = BTreeMap::new();
+    let mut in_use = BTreeSet::new();
     for file in files {
         let text = file.text();
-        let found = match file.kind {
-            ConfigKind::UdevRules => from_udev_rules(&text),
-            ConfigKind::Link => from_ini(&text, &LINK),
-            ConfigKind::Networkd => from_ini(&text, &NETWORKD),
-            ConfigKind::NetworkManager => from_ini(&text, &NETWORK_MANAGER),
-            ConfigKind::Ifupdown => from_interfaces(&text),
-            ConfigKind::Ifcfg => from_ifcfg(&text),
-            ConfigKind::Netplan => from_netplan(&text),
+        let (found, configures) = match file.kind {
+            ConfigKind::UdevRules => (from_udev_rules(&text), false),
+            ConfigKind::Link => (from_ini(&text, &LINK), false),
+            ConfigKind::Networkd => (from_ini(&text, &NETWORKD), true),
+            ConfigKind::NetworkManager => (from_ini(&text, &NETWORK_MANAGER), true),
+            ConfigKind::Ifupdown => (from_interfaces(&text), true),
+            ConfigKind::Ifcfg => (from_ifcfg(&text), true),
+            ConfigKind::Netplan => (from_netplan(&text), true),
             _ => continue,
         };
         for (name, mac) in found {
             let mac = mac.filter(|mac| mac.is_station());
+            if !is_interface_name(&name) {
+                continue;
+            }
+            if configures {
+                in_use.insert(name.clone());
+            }
             let known = seen.get(&name).is_some_and(|nic| nic.mac.is_some());
-            if !is_interface_name(&name) || known || (mac.is_none() && !is_hardware_name(&name)) {
+            if known || (mac.is_none() && (seen.contains_key(&name) || !is_hardware_name(&name))) {
                 continue;
             }
             let file = file.path.clone();
-            let nic = ConfiguredNic {
-                name: name.clone(),
-                mac,
-                file,
-            };
-            match seen.get(&name) {
-                Some(_) if nic.mac.is_none() => {}
-                _ => drop(seen.insert(name, nic)),
-            }
+            seen.insert(name.clone(), ConfiguredNic { name, mac, file });
         }
+    }
+    // A rule that names a card is no sign that there is one: rules stay when cards go. It counts
+    // when something uses the name, or when nothing uses any.
+    if !in_use.is_empty() {
+        seen.retain(|name, nic| {
+            let used = in_use.contains(name);
+            if !used {
+                let text = format!("{} names a card {name} that nothing uses", nic.file);
+                findings.push(Finding::note("nic-unused", text));
+            }
+            used
+        });
     }
     Network {
         naming: inspect_naming(tree),
@@ -432,6 +448,37 @@ mod tests {
             .map(|(name, _)| name)
             .collect();
         assert!(names.contains(&"eth0".to_owned()), "{names:?}");
+    }
+
+    #[test]
+    fn a_rule_for_a_name_nothing_uses_is_of_a_card_long_gone() {
+        let rule = |last: u8, name: &str| {
+            format!(
+                "SUBSYSTEM==\"net\", ATTR{{address}}==\"52:54:00:00:00:0{last}\", NAME=\"{name}\"\n"
+            )
+        };
+        let file = |kind, path: &str, text: String| ConfigFile {
+            kind,
+            path: path.into(),
+            bytes: text.into_bytes(),
+        };
+        let rules = file(
+            ConfigKind::UdevRules,
+            "/etc/udev/rules.d/70-persistent-net.rules",
+            rule(1, "eth0") + &rule(2, "lan0"),
+        );
+        let interfaces = file(
+            ConfigKind::Ifupdown,
+            "/etc/network/interfaces",
+            "iface lan0 inet dhcp\n".into(),
+        );
+        let tree = MountedTree::new(Box::new(MemoryTree::new()));
+        let names = |files: &[ConfigFile]| -> Vec<String> {
+            let network = inspect_network(&tree, files, &mut Vec::new());
+            network.nics.into_iter().map(|nic| nic.name).collect()
+        };
+        assert_eq!(names(&[rules.clone(), interfaces]), ["lan0"]);
+        assert_eq!(names(&[rules]), ["eth0", "lan0"]);
     }
 
     #[test]

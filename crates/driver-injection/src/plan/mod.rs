@@ -232,6 +232,35 @@ fn compare_versions(a: &str, b: &str) -> std::cmp::Ordering {
     parts(a).cmp(&parts(b))
 }
 
+impl fmt::Display for BlockBus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::VirtioBlk => "virtio-blk",
+            Self::VirtioScsi => "virtio-scsi",
+            Self::Ahci => "SATA",
+            Self::Ide => "IDE",
+        })
+    }
+}
+
+impl fmt::Display for NetModel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::VirtioNet => "virtio-net",
+            Self::E1000 => "e1000",
+        })
+    }
+}
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Utc => "UTC",
+            Self::Local => "local time",
+        })
+    }
+}
+
 impl fmt::Display for PlannedNic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.name {
@@ -251,10 +280,17 @@ impl fmt::Display for Plan {
         writeln!(f, "{}", escape_controls(&self.os))?;
         let can = &self.capabilities;
         let kernel = escape_controls(can.kernel.as_deref().unwrap_or("none found"));
+        let buses: Vec<String> = can.block.iter().map(ToString::to_string).collect();
+        let disk = match buses.split_last() {
+            Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+            Some((only, _)) => only.clone(),
+            None => "none known".to_owned(),
+        };
+        writeln!(f, "kernel {kernel}")?;
         writeln!(
             f,
-            "kernel {kernel}; disk {:?}; network {:?}; clock {:?}",
-            can.block, can.net, can.clock
+            "disk on {disk}; network card {}; clock in {}",
+            can.net, can.clock
         )?;
         for nic in &self.nics {
             writeln!(f, "card: {nic}")?;

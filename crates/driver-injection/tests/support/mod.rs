@@ -1,4 +1,5 @@
 //! Phony and copied guests for the tests of this crate.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
 #![allow(dead_code)]
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
