@@ -91,7 +91,7 @@ impl ChunkSizes {
 /// | 64 KiB | 79.6 KB | 65.1 % | 143 MB | 0.60 GB |
 /// | 128 KiB | 157.7 KB | 58.1 % | 168 MB | 0.30 GB |
 ///
-/// Down to 32 KiB each halving wins 5 to 7 points and 12 to 17 % of the bytes sent; the next one wins
+/// Down to 32 KiB each halving wins 5 to 7 points and 13 to 15 % of the bytes sent; the next one wins
 /// 3 points and 7 %, and doubles the index and the questions asked. A smaller `min` or a larger `max` at
 /// the same average changes nothing that can be seen.
 impl Default for ChunkSizes {
