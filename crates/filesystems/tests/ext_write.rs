@@ -239,3 +239,212 @@ fn features_we_cannot_keep_right_are_refused_by_name() {
         );
     }
 }
+
+#[test]
+fn thousands_of_names_in_hash_trees_of_every_hash_and_depth() {
+    let test = "thousands_of_names_in_hash_trees_of_every_hash_and_depth";
+    if !has_tools(test, &["mke2fs", "e2fsck", "tune2fs", "debugfs"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    for (hash, signed, args, names) in [
+        ("half_md4", 1, "-t ext4 -b 1024 -N 30000", 12_000),
+        ("half_md4", 2, "-t ext4 -b 4096", 4000),
+        ("tea", 1, "-t ext4 -b 1024 -O large_dir -N 30000", 6000),
+        ("tea", 2, "-t ext4 -b 1024 -O ^metadata_csum", 3000),
+        ("legacy", 1, "-t ext3 -b 1024", 3000),
+        ("legacy", 2, "-t ext2 -b 1024", 3000),
+    ] {
+        let what = format!("{hash}, flags {signed}, {args}");
+        mke2fs(&image, 96 << 20, args, None);
+        run_ok(
+            "tune2fs",
+            &["-E", &format!("hash_alg={hash}"), text(&image)],
+        );
+        run_ok(
+            "debugfs",
+            &["-w", "-R", &format!("ssv flags {signed}"), text(&image)],
+        );
+        let mut tree = open(&image);
+        let new = Attributes::root_owned(0o644, 1_700_000_000);
+        tree.create_dir(&"/d".into(), new).unwrap();
+        // Names with bytes above 127, for which signedness matters.
+        let path = |n: u64| GuestPath::new(format!("/d/{n}-é{}", "ß".repeat((n % 60) as usize)));
+        for n in 0..names {
+            tree.write_file(&path(n), b"", new).unwrap();
+        }
+        fsck(&image, &what);
+        let tree = &mut open(&image);
+        for n in 0..names {
+            assert!(tree.stat(&path(n)).is_ok(), "{what}: {}", path(n));
+        }
+        assert_eq!(
+            tree.read_dir(&"/d".into()).unwrap().len() as u64,
+            names,
+            "{what}"
+        );
+        for n in (0..names).step_by(3) {
+            tree.remove(&path(n)).unwrap();
+        }
+        for n in (0..names).step_by(6) {
+            tree.write_file(&path(n), b"again", new).unwrap();
+        }
+        fsck(&image, &what);
+        // The kernel looks the names up by its own hash.
+        let Some(mount) = Mount::new(test, &image, "ro") else {
+            return;
+        };
+        for n in 0..names {
+            use std::os::unix::ffi::OsStrExt;
+            let name = path(n);
+            let name = std::ffi::OsStr::from_bytes(&name.as_bytes()[1..]);
+            let expected = n % 3 != 0 || n % 6 == 0;
+            assert_eq!(
+                mount.path().join(name).exists(),
+                expected,
+                "{what}: {name:?}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_full_file_system_refuses_and_stays_clean() {
+    let test = "a_full_file_system_refuses_and_stays_clean";
+    if !has_tools(test, &["mke2fs", "e2fsck"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    for args in [
+        "-t ext4 -b 1024",
+        "-t ext4 -b 4096 -O inline_data",
+        "-t ext3 -b 1024",
+        "-t ext2 -b 1024 -N 64",
+    ] {
+        mke2fs(&image, 12 << 20, args, None);
+        let mut tree = open(&image);
+        let new = Attributes::root_owned(0o644, 1_700_000_000);
+        let mut random = Seeded(9);
+        let mut written = Vec::new();
+        let mut refused = 0;
+        for n in 0..3000 {
+            let path = GuestPath::new(format!("/file-{n}-{}", "x".repeat(n % 90)));
+            let len = random.below(60_000) as usize;
+            let bytes = random.bytes(len);
+            match tree.write_file(&path, &bytes, new) {
+                Ok(()) => written.push((path, bytes)),
+                Err(e) => {
+                    assert_eq!(e.kind(), TreeErrorKind::NoSpace, "{args}: {e}");
+                    refused += 1;
+                }
+            }
+            if refused > 40 {
+                break;
+            }
+        }
+        assert!(refused > 40, "{args}: never full");
+        // Then to the very last block: directories, attributes, growth by a byte.
+        for n in 0..300 {
+            let path = GuestPath::new(format!("/d{n}"));
+            let _ = tree.create_dir(&path, new);
+            let (last, bytes) = &mut written[n % 40];
+            let _ = tree.set_xattr(last, format!("user.{n}").as_bytes(), Some(&[1; 90]));
+            if tree.write_at(last, bytes.len() as u64, b"!").is_ok() {
+                bytes.push(b'!');
+            }
+        }
+        fsck(&image, args);
+        let tree = open(&image);
+        for (path, bytes) in &written {
+            assert!(
+                tree.read_file(path, 1 << 20).unwrap() == *bytes,
+                "{args}: {path}"
+            );
+        }
+    }
+}
+
+#[test]
+fn fragmented_free_space_makes_deep_trees_that_everyone_reads() {
+    let test = "fragmented_free_space_makes_deep_trees_that_everyone_reads";
+    if !has_tools(test, &["mke2fs", "e2fsck", "debugfs"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    for (args, depth) in [
+        ("-t ext4 -b 1024", 2),
+        ("-t ext4 -b 4096", 2),
+        ("-t ext3 -b 1024", 0),
+    ] {
+        mke2fs(&image, 64 << 20, args, None);
+        let block: usize = if args.contains("4096") { 4096 } else { 1024 };
+        let mut tree = open(&image);
+        let new = Attributes::root_owned(0o644, 1_700_000_000);
+        // One-block files fill everything; every second is removed again.
+        let mut count = 0;
+        tree.create_dir(&"/small".into(), new).unwrap();
+        let many = if block == 1024 { 14_000 } else { 6000 };
+        tree.write_file(&"/filler".into(), b"", new).unwrap();
+        while count < many {
+            let path = GuestPath::new(format!("/small/{count}"));
+            if tree
+                .write_file(&path, &vec![count as u8; block], new)
+                .is_err()
+            {
+                break;
+            }
+            count += 1;
+        }
+        let free = tree.space().unwrap().free;
+        let filler = vec![0xEE; (free as usize).saturating_sub(300 * block)];
+        tree.write_file(&"/filler".into(), &filler, new).unwrap();
+        for n in (0..count).step_by(2) {
+            tree.remove(&GuestPath::new(format!("/small/{n}"))).unwrap();
+        }
+        let mut random = Seeded(11);
+        let mut big = random.bytes((count / 2 - 200).max(10) * block);
+        tree.write_file(&"/big".into(), &big, new).unwrap();
+        fsck(&image, args);
+        if depth > 0 {
+            let tree = run_ok("debugfs", &["-R", "dump_extents -n /big", text(&image)]);
+            let levels = format!("/ {depth} ");
+            assert!(
+                tree.contains(&levels) || tree.contains(&format!("/{depth} ")),
+                "{args}: {tree}"
+            );
+        }
+        // Changed in the middle, cut, and grown again.
+        let patch = random.bytes(5 * block);
+        tree.write_at(&"/big".into(), 33 * block as u64 + 7, &patch)
+            .unwrap();
+        big[33 * block + 7..38 * block + 7].copy_from_slice(&patch);
+        let keep = big.len() / 3;
+        tree.truncate(&"/big".into(), keep as u64).unwrap();
+        big.truncate(keep);
+        fsck(&image, args);
+        tree.truncate(&"/big".into(), keep as u64 + 1_000_000)
+            .unwrap();
+        big.resize(keep + 1_000_000, 0);
+        tree.write_at(&"/big".into(), keep as u64 + 500_000, b"island")
+            .unwrap();
+        big[keep + 500_000..keep + 500_006].copy_from_slice(b"island");
+        fsck(&image, args);
+        assert!(
+            open(&image).read_file(&"/big".into(), 1 << 30).unwrap() == big,
+            "{args}"
+        );
+        let Some(mount) = Mount::new(test, &image, "ro") else {
+            return;
+        };
+        assert!(
+            std::fs::read(mount.path().join("big")).unwrap() == big,
+            "{args}: the kernel"
+        );
+        drop(mount);
+        tree.remove(&"/big".into()).unwrap();
+        fsck(&image, args);
+    }
+}

@@ -196,3 +196,39 @@ impl Seeded {
         bytes
     }
 }
+
+/// A mounted image, unmounted when dropped.
+pub struct Mount {
+    pub dir: tempfile::TempDir,
+}
+
+impl Mount {
+    /// Mount `image` with the host's kernel; `None` (a named skip) where that is not possible.
+    pub fn new(test: &str, image: &Path, options: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let options = format!("loop,{options}");
+        let output = run(
+            "mount",
+            &["-t", "ext4", "-o", &options, text(image), text(dir.path())],
+        );
+        if output.status.success() {
+            return Some(Self { dir });
+        }
+        let why = String::from_utf8_lossy(&output.stderr).into_owned();
+        skip(
+            test,
+            &format!("the kernel to mount an image ({})", why.trim()),
+        );
+        None
+    }
+
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        run("umount", &[text(self.dir.path())]);
+    }
+}
