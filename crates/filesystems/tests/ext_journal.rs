@@ -7,10 +7,12 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use block_io::{FileDisk, FileDiskMut};
+use block_io::{BlockRead, FileDisk, FileDiskMut};
 use common::*;
 use filesystems::ext::{ExtTree, Recovery};
+use filesystems::probe::FsKind;
 use filesystems::tree::{Attributes, FileTree, TreeErrorKind};
+use filesystems::used::{Findings, used_ranges_noting};
 
 const JOURNALS: &[(&str, &str)] = &[
     ("csum-v3", "-t ext4 -b 4096"),
@@ -97,6 +99,28 @@ fn kernel_view(test: &str, image: &Path) -> Option<Vec<(String, Vec<u8>)>> {
     Some(files)
 }
 
+fn copy_used(image: &Path, to: &Path) {
+    use std::os::unix::fs::FileExt;
+    let disk = FileDisk::open(image).unwrap();
+    let out = fs::File::create(to).unwrap();
+    out.set_len(disk.size()).unwrap();
+    let findings = Findings::default();
+    let ranges = used_ranges_noting(&disk, FsKind::Ext4, &findings)
+        .unwrap()
+        .unwrap();
+    for range in ranges {
+        let range = range.unwrap();
+        let mut bytes = vec![0; (range.end - range.start) as usize];
+        disk.read_at(range.start, &mut bytes).unwrap();
+        out.write_all_at(&bytes, range.start).unwrap();
+    }
+    assert!(
+        findings.list().iter().all(|f| f.contains("fast_commit")),
+        "{:?}",
+        findings.list()
+    );
+}
+
 fn assert_reads(tree: &dyn FileTree, files: &[(String, Vec<u8>)], what: &str) {
     for (name, contents) in files {
         let ours = tree
@@ -123,7 +147,11 @@ fn dirty_journals_read_and_replay_as_the_kernel_does() {
     }
     let dir = tempfile::tempdir().unwrap();
     for (name, args) in JOURNALS {
-        for options in ["rw", "rw,data=journal", "rw,data=writeback,journal_async_commit"] {
+        for options in [
+            "rw",
+            "rw,data=journal",
+            "rw,data=writeback,journal_async_commit",
+        ] {
             let what = format!("{name}, {options}");
             let Some(image) = dirty_image(test, dir.path(), name, args, options) else {
                 return;
@@ -138,6 +166,13 @@ fn dirty_journals_read_and_replay_as_the_kernel_does() {
             };
             assert!(files.len() > 200, "{what}");
             let before = fs::read(&image).unwrap();
+            // A copy of the used blocks alone, as the journal has them, is the same to the kernel.
+            let used = image.with_extension("used");
+            copy_used(&image, &used);
+            assert!(
+                kernel_view(test, &used).unwrap() == files,
+                "{what}: copy of used blocks"
+            );
             match ExtTree::open(FileDisk::open(&image).unwrap()) {
                 Ok(tree) => assert_reads(&tree, &files, &what),
                 // What the kernel wrote as fast commits only is refused, not guessed.
