@@ -16,7 +16,9 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {}
+enum Verb {
+    Boot(crate::boot::Args),
+}
 
 /// Run the verb the user named; print what failed, and why, to standard error.
 #[must_use]
@@ -32,5 +34,7 @@ pub fn main() -> ExitCode {
 }
 
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
-    match verb {}
+    match verb {
+        Verb::Boot(args) => crate::boot::run(&args),
+    }
 }

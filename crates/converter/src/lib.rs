@@ -3,6 +3,8 @@
 //! One module per verb of the command line; [`cli`] is the table of contents.
 #![forbid(unsafe_code)]
 
+pub mod boot;
 pub mod cli;
+pub mod describe;
 pub mod progress;
 pub mod store_dir;
