@@ -65,6 +65,29 @@ impl std::fmt::Display for Finding {
     }
 }
 
+/// Most findings of one code kept: a file of a million wrong lines is one problem.
+const MOST_OF_ONE_CODE: usize = 20;
+
+/// Add a finding, unless it is there already or there are enough of its code.
+pub(crate) fn tell(findings: &mut Vec<Finding>, finding: Finding) {
+    let same_code = findings
+        .iter()
+        .filter(|known| known.code == finding.code)
+        .count();
+    if findings.contains(&finding) || same_code > MOST_OF_ONE_CODE {
+        return;
+    }
+    let last = same_code == MOST_OF_ONE_CODE;
+    findings.push(if last {
+        Finding {
+            text: "and more of the same kind".to_owned(),
+            ..finding
+        }
+    } else {
+        finding
+    });
+}
+
 /// The text with control characters escaped, so that nothing from a disk writes to a terminal.
 #[must_use]
 pub fn escape_controls(text: &str) -> String {

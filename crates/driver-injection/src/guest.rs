@@ -5,7 +5,7 @@ use filesystems::path::GuestPath;
 use filesystems::tree::FileTree;
 
 use crate::devices::{DeviceFacts, DeviceNames, Meaning, VolumeIndex};
-use crate::finding::{Finding, escape_controls};
+use crate::finding::{Finding, escape_controls, tell};
 use crate::fstab::{MountLine, read_fstab};
 use crate::hardware::SourceHardware;
 
@@ -168,7 +168,7 @@ impl Guest {
         let (mut lines, nonsense) = read_fstab(&fstab.unwrap_or_default());
         for text in nonsense {
             let text = format!("/etc/fstab: {text}");
-            self.findings.push(Finding::warning("fstab-nonsense", text));
+            tell(&mut self.findings, Finding::warning("fstab-nonsense", text));
         }
         for line in &lines {
             if line.at == Some(GuestPath::root()) {
@@ -199,20 +199,26 @@ impl Guest {
         let Some(tree) = trees.get_mut(volume).and_then(Option::take) else {
             if let Some(Some(problem)) = problems.get(volume) {
                 let facts = &self.names.volumes()[volume];
-                self.findings.push(Finding::warning(
-                    "mount-unreadable",
-                    format!("{at} is not mounted, {}: {problem}", facts.describe()),
-                ));
+                tell(
+                    &mut self.findings,
+                    Finding::warning(
+                        "mount-unreadable",
+                        format!("{at} is not mounted, {}: {problem}", facts.describe()),
+                    ),
+                );
             }
             return;
         };
         for tree in tree.into_trees() {
             match self.tree.mount(&at, tree) {
                 Ok(()) => self.mounted.push((at.clone(), volume)),
-                Err(error) => self.findings.push(Finding::warning(
-                    "mount-failed",
-                    format!("/etc/fstab line {}: {error}", line.number),
-                )),
+                Err(error) => tell(
+                    &mut self.findings,
+                    Finding::warning(
+                        "mount-failed",
+                        format!("/etc/fstab line {}: {error}", line.number),
+                    ),
+                ),
             }
         }
     }

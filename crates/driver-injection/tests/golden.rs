@@ -66,7 +66,7 @@ fn debian_with_everything_by_device_name() {
          /dev/sda1       /boot           ext4    defaults        0       2\n\
          /dev/disk/by-id/ata-DISK_sda-part3 none swap sw 0 0\n\
          /dev/sr0        /media/cdrom0   udf,iso9660 user,noauto 0       0\n\
-         /dev/sdb1       /backup         ext4    nofail          0       2\n\
+         /dev/sdb1       /backup         ext4    defaults        0       2\n\
          UUID=gone-gone  /old            ext4    noauto          0       0\n",
     );
     for (path, text) in [

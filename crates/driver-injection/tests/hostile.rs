@@ -4,7 +4,7 @@
 
 mod support;
 
-use driver_injection::{ApplyError, Outcome, apply, inspect, plan};
+use driver_injection::{ApplyError, Outcome, SourceHardware, apply, inspect, plan};
 use filesystems::memory::MemoryTree;
 use filesystems::path::GuestPath;
 use filesystems::tree::FileTree;
@@ -178,6 +178,55 @@ fn names_with_newlines_and_control_characters_do_no_harm() {
     );
     let outcomes = apply(&made, &mut guest).unwrap();
     assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Changed));
+}
+
+#[test]
+fn files_of_a_hundred_thousand_lines_cost_seconds_not_hours() {
+    let lines =
+        |count: usize, line: &dyn Fn(usize) -> String| -> String { (0..count).map(line).collect() };
+    let mut root = root(
+        &(FSTAB.to_owned() + &lines(40_000, &|n| format!("/dev/sdb{n} /m{n} ext4 d 0 0\nx\n"))),
+    );
+    for (path, text) in [
+        (
+            "/boot/grub/grub.cfg",
+            lines(60_000, &|n| {
+                format!("set root='hd1,1'\nlinux /v{n} root=/dev/sdq{n}\n")
+            }),
+        ),
+        (
+            "/etc/network/interfaces",
+            lines(60_000, &|n| format!("iface eth{n} inet dhcp\n")),
+        ),
+        (
+            "/etc/udev/rules.d/70-persistent-net.rules",
+            lines(20_000, &|n| {
+                format!(
+                    "ATTR{{address}}==\"52:54:00:{:02x}:{:02x}:00\", NAME=\"eth{n}\"\n",
+                    n >> 8,
+                    n & 255
+                )
+            }),
+        ),
+        (
+            "/etc/crypttab",
+            lines(60_000, &|n| format!("c{n} /dev/sda1 none\n")),
+        ),
+    ] {
+        root.add_file(path, text).unwrap();
+    }
+    let start = std::time::Instant::now();
+    let volumes = vec![volume(1, "ext4", None), volume(2, "ext4", Some(root))];
+    let source = SourceHardware::unknown(1);
+    let mut guest = assemble(volumes, &source);
+    let made = plan(&inspect(&guest), &source, &target());
+    assert!(made.findings.len() < 300, "{}", made.findings.len());
+    assert!(made.nics.len() <= 32);
+    let text = made.to_string();
+    apply(&made, &mut guest).unwrap();
+    let took = start.elapsed();
+    println!("{} KiB of plan in {took:.1?}", text.len() >> 10);
+    assert!(took.as_secs() < 60, "{took:?}");
 }
 
 #[test]

@@ -7,6 +7,9 @@ use serde::Serialize;
 use super::files::{ConfigFile, ConfigKind};
 use crate::hardware::Firmware;
 
+/// Most menu lines looked at: every kernel has a handful.
+const MOST_MENU_KERNELS: usize = 1024;
+
 /// What starts the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -114,6 +117,7 @@ pub fn menu_kernels(files: &[ConfigFile]) -> Vec<MenuKernel> {
             _ => {}
         }
     }
+    kernels.truncate(MOST_MENU_KERNELS);
     kernels
 }
 

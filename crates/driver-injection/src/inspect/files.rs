@@ -6,7 +6,7 @@ use filesystems::mounts::MountedTree;
 use filesystems::path::GuestPath;
 use filesystems::tree::FileKind;
 
-use crate::finding::Finding;
+use crate::finding::{Finding, tell};
 
 /// Longest configuration file read: real ones stay below 1 MiB.
 const LONGEST: u64 = 4 << 20;
@@ -167,7 +167,7 @@ pub fn read_config_files(tree: &MountedTree, findings: &mut Vec<Finding>) -> Vec
             };
             if found.len() >= MOST_FILES || stat.size > left.min(LONGEST) {
                 let text = format!("{path} is not looked at: {} bytes", stat.size);
-                findings.push(Finding::warning("config-too-large", text));
+                tell(findings, Finding::warning("config-too-large", text));
                 continue;
             }
             left -= stat.size;
@@ -183,7 +183,7 @@ pub fn read_config_files(tree: &MountedTree, findings: &mut Vec<Finding>) -> Vec
                 }
                 Err(error) => {
                     let text = format!("{path} is not looked at: {error}");
-                    findings.push(Finding::warning("config-unreadable", text));
+                    tell(findings, Finding::warning("config-unreadable", text));
                 }
             }
         }

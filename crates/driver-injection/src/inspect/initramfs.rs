@@ -21,7 +21,7 @@ pub const MARK_NAME: &str = ".p2v-injected";
 
 /// Most bytes unpacked of one initramfs. The largest seen (rescue images with all firmware) unpack
 /// to about 400 MB.
-const MOST_UNPACKED: u64 = 2 << 30;
+pub const MOST_UNPACKED: u64 = 2 << 30;
 /// Most entries, and bytes of their names.
 const MOST_ENTRIES: usize = 300_000;
 const MOST_NAME_BYTES: usize = 32 << 20;
@@ -136,6 +136,8 @@ pub struct Initramfs {
     pub configs: BTreeMap<String, Vec<u8>>,
     /// Ours, if there is one.
     pub own: Option<OwnArchive>,
+    /// Bytes of files in it, as they are unpacked.
+    pub unpacked: u64,
 }
 
 impl Initramfs {
@@ -255,7 +257,8 @@ impl Initramfs {
     }
 }
 
-/// Read the initramfs at `path` (resolved), `size` bytes long.
+/// Read the initramfs at `path` (resolved), `size` bytes long, and unpack at most `most_unpacked` bytes
+/// or [`MOST_UNPACKED`], whichever is less.
 ///
 /// # Errors
 /// [`InitramfsError`].
@@ -263,16 +266,9 @@ pub fn read_initramfs(
     tree: &MountedTree,
     path: &GuestPath,
     size: u64,
-) -> Result<Initramfs, InitramfsError> {
-    read_within(tree, path, size, MOST_UNPACKED)
-}
-
-fn read_within(
-    tree: &MountedTree,
-    path: &GuestPath,
-    size: u64,
     most_unpacked: u64,
 ) -> Result<Initramfs, InitramfsError> {
+    let most_unpacked = most_unpacked.min(MOST_UNPACKED);
     let mut source = GuestFile::new(tree, path, size);
     let mut reader = ArchiveReader {
         most_unpacked,
@@ -323,6 +319,7 @@ fn read_within(
             compression,
         });
     }
+    reader.found.unpacked = reader.unpacked;
     Ok(reader.found)
 }
 
@@ -516,7 +513,7 @@ mod tests {
         let size = bytes.len() as u64;
         tree.add_file("/initrd", bytes).unwrap();
         let tree = MountedTree::new(Box::new(tree));
-        read_initramfs(&tree, &"/initrd".into(), size)
+        read_initramfs(&tree, &"/initrd".into(), size, u64::MAX)
     }
 
     fn archive(files: &[(&str, &[u8])]) -> Vec<u8> {
@@ -648,7 +645,7 @@ mod tests {
             let size = bytes.len() as u64;
             tree.add_file("/initrd", bytes).unwrap();
             let tree = MountedTree::new(Box::new(tree));
-            read_within(&tree, &"/initrd".into(), size, most)
+            read_initramfs(&tree, &"/initrd".into(), size, most)
         };
         let zeroes = gzip(&vec![0; 2 << 20]);
         let error = read_bomb(zeroes).unwrap_err();

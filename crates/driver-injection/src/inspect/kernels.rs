@@ -7,8 +7,8 @@ use filesystems::path::GuestPath;
 use filesystems::tree::{FileKind, FileTree};
 
 use super::bootloader::{MenuKernel, menu_path};
-use super::initramfs::{Initramfs, InitramfsError, read_initramfs};
-use crate::finding::Finding;
+use super::initramfs::{Initramfs, InitramfsError, MOST_UNPACKED, read_initramfs};
+use crate::finding::{Finding, tell};
 use crate::kmod::{Driver, ModuleIndex};
 
 /// Drivers a guest needs to reach its disk on virtio, whichever way it is attached.
@@ -16,6 +16,8 @@ pub const DISK_DRIVERS: &[&str] = &["virtio_pci", "virtio_blk", "virtio_scsi", "
 /// And its network.
 pub const NET_DRIVERS: &[&str] = &["virtio_net"];
 
+/// Most bytes unpacked of all initramfs files together: a dozen kernels unpack to 2 GB or so.
+const MOST_UNPACKED_IN_ALL: u64 = 8 << 30;
 /// Most kernels looked at.
 const MOST_KERNELS: usize = 64;
 /// Longest index file read.
@@ -80,13 +82,17 @@ pub fn inspect_kernels(
     findings: &mut Vec<Finding>,
 ) -> Vec<Kernel> {
     let mut kernels = Vec::new();
+    let mut reading = Reading {
+        unpacked_left: MOST_UNPACKED_IN_ALL,
+        findings,
+    };
     for image in kernel_images(tree, menu) {
         if kernels.len() >= MOST_KERNELS {
             let text = format!("more than {MOST_KERNELS} kernels; the rest is left as it is");
-            findings.push(Finding::warning("too-many-kernels", text));
+            tell(reading.findings, Finding::warning("too-many-kernels", text));
             break;
         }
-        kernels.push(inspect_kernel(tree, image, menu, findings));
+        kernels.push(inspect_kernel(tree, image, menu, &mut reading));
     }
     kernels.sort_by(|a, b| (&a.version, &a.image).cmp(&(&b.version, &b.image)));
     kernels
@@ -118,11 +124,17 @@ fn kernel_images(tree: &MountedTree, menu: &[MenuKernel]) -> BTreeSet<GuestPath>
         .collect()
 }
 
+/// What reading all kernels may cost, and where to tell what was seen.
+struct Reading<'a> {
+    unpacked_left: u64,
+    findings: &'a mut Vec<Finding>,
+}
+
 fn inspect_kernel(
     tree: &MountedTree,
     image: GuestPath,
     menu: &[MenuKernel],
-    findings: &mut Vec<Finding>,
+    reading: &mut Reading,
 ) -> Kernel {
     let version = kernel_version(tree, &image);
     let modules = tree
@@ -130,7 +142,7 @@ fn inspect_kernel(
         .ok();
     let modules = modules.filter(|path| !version.is_empty() && tree.is_dir(path));
     let mut kernel = Kernel {
-        initramfs: find_initramfs(tree, &image, &version, menu, findings),
+        initramfs: find_initramfs(tree, &image, &version, menu, reading),
         version,
         image,
         modules,
@@ -139,7 +151,10 @@ fn inspect_kernel(
     read_indexes(tree, &mut kernel);
     if kernel.modules.is_none() && !kernel.version.is_empty() {
         let text = format!("kernel {}: no modules in /lib/modules", kernel.version);
-        findings.push(Finding::note("kernel-without-modules", text));
+        tell(
+            reading.findings,
+            Finding::note("kernel-without-modules", text),
+        );
     }
     kernel
 }
@@ -234,7 +249,7 @@ fn find_initramfs(
     image: &GuestPath,
     version: &str,
     menu: &[MenuKernel],
-    findings: &mut Vec<Finding>,
+    reading: &mut Reading,
 ) -> Vec<InitramfsFile> {
     let mut paths = BTreeSet::new();
     for entry in menu {
@@ -279,7 +294,7 @@ fn find_initramfs(
             .stat(&path)
             .ok()
             .filter(|stat| stat.kind == FileKind::File)?;
-        Some(inspect_initramfs(tree, path, stat.size, findings))
+        Some(inspect_initramfs(tree, path, stat.size, reading))
     };
     paths
         .into_iter()
@@ -292,21 +307,30 @@ fn inspect_initramfs(
     tree: &MountedTree,
     path: GuestPath,
     size: u64,
-    findings: &mut Vec<Finding>,
+    reading: &mut Reading,
 ) -> InitramfsFile {
-    let contents = match read_initramfs(tree, &path, size) {
-        Ok(contents) => Contents::Known(contents),
+    let contents = match read_initramfs(tree, &path, size, reading.unpacked_left) {
+        Ok(contents) => {
+            reading.unpacked_left = reading.unpacked_left.saturating_sub(contents.unpacked);
+            Contents::Known(contents)
+        }
         Err(error @ InitramfsError::NotUnpacked { .. }) => {
-            findings.push(Finding::note(
-                "initramfs-unread",
-                format!("{path}: {error}"),
-            ));
+            tell(
+                reading.findings,
+                Finding::note("initramfs-unread", format!("{path}: {error}")),
+            );
             Contents::Unread
         }
         Err(error) => {
+            if let InitramfsError::TooMuch { .. } = &error {
+                reading.unpacked_left = reading.unpacked_left.saturating_sub(MOST_UNPACKED);
+            }
             let because = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
             let text = format!("{path}: {error}{}", because.unwrap_or_default());
-            findings.push(Finding::blocker("initramfs-damaged", text));
+            tell(
+                reading.findings,
+                Finding::blocker("initramfs-damaged", text),
+            );
             Contents::Damaged
         }
     };

@@ -7,7 +7,7 @@ use filesystems::path::GuestPath;
 use filesystems::tree::FileTree;
 
 use super::files::{ConfigFile, ConfigKind};
-use crate::finding::Finding;
+use crate::finding::{Finding, tell};
 use crate::hardware::MacAddress;
 
 /// Who gives interfaces their names in this guest.
@@ -88,7 +88,7 @@ pub fn inspect_network(
             let used = in_use.contains(name);
             if !used {
                 let text = format!("{} names a card {name} that nothing uses", nic.file);
-                findings.push(Finding::note("nic-unused", text));
+                tell(findings, Finding::note("nic-unused", text));
             }
             used
         });

@@ -4,12 +4,15 @@ use filesystems::path::GuestPath;
 
 use super::arguments::rewrite_arguments;
 use super::draft::Draft;
-use crate::finding::Finding;
+use crate::finding::{Finding, tell};
 use crate::hardware::Target;
 use crate::inspect::{BootLoader, ConfigFile, ConfigKind, is_kernel_keyword};
 
 /// Length of GRUB's environment block, which never changes. [GRUB manual, "Environment block"]
 const ENVIRONMENT_SIZE: usize = 1024;
+
+/// Longest menu entry looked through.
+const MOST_ENTRY_LINES: usize = 200;
 
 const WHY_ARGUMENTS: &str = "the disk has another name in the VM; its UUID moves with it";
 
@@ -81,20 +84,18 @@ fn rewrite_menu(draft: &mut Draft, file: &ConfigFile, text: &[u8], end: &str) ->
 
 fn rewrite(draft: &mut Draft, file: &ConfigFile, text: &[u8], has_initramfs: bool) -> Vec<u8> {
     let rewritten = rewrite_arguments(text, &draft.inspection.names, has_initramfs);
-    let mut tell = |names: &[String], code, what: &str| {
+    let mut tell_all = |names: &[String], code, what: &str| {
         for name in names {
             let finding = Finding::warning(code, format!("{}: {name} {what}", file.path));
-            if !draft.findings.contains(&finding) {
-                draft.findings.push(finding);
-            }
+            tell(&mut draft.findings, finding);
         }
     };
-    tell(
+    tell_all(
         &rewritten.absent,
         "boot-absent-device",
         "is none of the disks that are converted",
     );
-    tell(
+    tell_all(
         &rewritten.nameless,
         "boot-nameless-device",
         "has neither a UUID nor a partition identifier",
@@ -152,7 +153,7 @@ fn names_other_drive(line: &[u8]) -> bool {
 
 /// Whether the rest of an entry starts a kernel and does not search before.
 fn starts_kernel_without_search(rest: &[&[u8]]) -> bool {
-    for line in rest {
+    for line in rest.iter().take(MOST_ENTRY_LINES) {
         let line = String::from_utf8_lossy(line);
         match line.split_whitespace().next().unwrap_or_default() {
             "search" | "}" | "chainloader" => return false,
@@ -178,7 +179,7 @@ fn rewrite_environment(draft: &mut Draft, file: &ConfigFile, block: &[u8]) {
             "{}: the arguments with UUIDs do not fit into {ENVIRONMENT_SIZE} bytes",
             file.path
         );
-        draft.findings.push(Finding::warning("grubenv-full", text));
+        tell(&mut draft.findings, Finding::warning("grubenv-full", text));
         return;
     }
     let mut block = text;
@@ -189,15 +190,21 @@ fn rewrite_environment(draft: &mut Draft, file: &ConfigFile, block: &[u8]) {
 fn warn_of_others(draft: &mut Draft, target: &Target) {
     let inspection = draft.inspection;
     match inspection.boot_loader {
-        BootLoader::Lilo => draft.findings.push(Finding::blocker(
-            "lilo",
-            "LILO stores where on the disk the kernel lies; it starts only while partitions stay where \
+        BootLoader::Lilo => tell(
+            &mut draft.findings,
+            Finding::blocker(
+                "lilo",
+                "LILO stores where on the disk the kernel lies; it starts only while partitions stay where \
              they are, and its root= is not changed",
-        )),
-        BootLoader::Unknown => draft.findings.push(Finding::warning(
-            "no-boot-loader",
-            "no boot loader that is known was found in /boot or on the EFI system partition",
-        )),
+            ),
+        ),
+        BootLoader::Unknown => tell(
+            &mut draft.findings,
+            Finding::warning(
+                "no-boot-loader",
+                "no boot loader that is known was found in /boot or on the EFI system partition",
+            ),
+        ),
         _ => {}
     }
     let boot = inspection.mount_point_of(&GuestPath::new("/boot/x"));
@@ -212,8 +219,9 @@ fn warn_of_others(draft: &mut Draft, target: &Target) {
             "/boot lies on disk {disk}, but the VM starts from disk {}: give it that disk first",
             target.boot_disk
         );
-        draft
-            .findings
-            .push(Finding::warning("boot-disk-not-first", text));
+        tell(
+            &mut draft.findings,
+            Finding::warning("boot-disk-not-first", text),
+        );
     }
 }

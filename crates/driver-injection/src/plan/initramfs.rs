@@ -9,7 +9,7 @@ use super::arguments::rewrite_arguments;
 use super::draft::Draft;
 use super::network::NamingFile;
 use crate::edit::{AppendArchive, ArchiveEntry, Change, Edit, Packing};
-use crate::finding::Finding;
+use crate::finding::{Finding, tell};
 use crate::fstab::{replace_field, table_lines};
 use crate::inspect::{
     ConfigKind, Contents, DISK_DRIVERS, Entry, Initramfs, InitramfsFile, Kernel, MARK_NAME,
@@ -85,13 +85,16 @@ fn plan_one(
     };
     let known = matches!(file.contents, Contents::Known(_));
     if known && !contents.loads_drivers_by_itself() {
-        draft.findings.push(Finding::warning(
-            "initramfs-without-udev",
-            format!(
-                "{}: it loads a fixed list of drivers, so that none can be added",
-                file.path
+        tell(
+            &mut draft.findings,
+            Finding::warning(
+                "initramfs-without-udev",
+                format!(
+                    "{}: it loads a fixed list of drivers, so that none can be added",
+                    file.path
+                ),
             ),
-        ));
+        );
         return None;
     }
     let mut archive = Archive::new(contents);
@@ -100,6 +103,7 @@ fn plan_one(
         add_settings(&mut archive, draft);
         add_awaited_devices(&mut archive, draft);
     }
+    let settings = archive.entries.len() > archive.modules;
     if contents.has_program("udevadm")
         || contents.has_program("udevd")
         || contents.has_program("systemd-udevd")
@@ -128,8 +132,10 @@ fn plan_one(
             "kernel {} cannot reach a virtio disk with what its initramfs holds",
             kernel.version
         )
-    } else {
+    } else if settings {
         "its settings name devices of the old machine".to_owned()
+    } else {
+        "its udev meets the network cards first and must give them the same names".to_owned()
     };
     Some(Edit {
         what: Change::AppendArchive(AppendArchive {

@@ -14,7 +14,7 @@ use std::fmt;
 use serde::Serialize;
 
 use crate::edit::Edit;
-use crate::finding::{Finding, escape_controls};
+use crate::finding::{Finding, escape_controls, tell};
 use crate::hardware::{Firmware, MacAddress, SourceHardware, Target};
 use crate::inspect::{Inspection, Kernel};
 use draft::Draft;
@@ -135,14 +135,15 @@ fn capabilities(draft: &mut Draft, source: &SourceHardware) -> Capabilities {
                 "kernel {} does not reach a virtio disk: give the VM a SATA or IDE disk to start it",
                 kernel.version
             );
-            draft
-                .findings
-                .push(Finding::warning("kernel-without-virtio", text));
+            tell(
+                &mut draft.findings,
+                Finding::warning("kernel-without-virtio", text),
+            );
         }
     }
     if inspection.kernels.is_empty() {
         let text = "no kernel was found in /boot or in a boot loader's menu";
-        draft.findings.push(Finding::blocker("no-kernel", text));
+        tell(&mut draft.findings, Finding::blocker("no-kernel", text));
     }
     let serial = |arguments: &str| {
         arguments

@@ -6,12 +6,15 @@ use filesystems::path::GuestPath;
 
 use super::PlannedNic;
 use super::draft::Draft;
-use crate::finding::Finding;
+use crate::finding::{Finding, tell};
 use crate::hardware::{MacAddress, SourceHardware};
 use crate::inspect::{ConfigKind, Naming, is_interface_name, persistent_net_rule};
 
 /// Where old udev keeps such rules.
 const RULES_FILE: &str = "70-persistent-net.rules";
+
+/// Most cards planned: more than any VM takes.
+const MOST_CARDS: usize = 32;
 
 /// A file that names cards, as it shall be in the guest and in each initramfs that has a udev.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,13 +32,21 @@ pub fn plan_nics(draft: &mut Draft, source: &SourceHardware) -> Vec<PlannedNic> 
     } else {
         nics_from_inventory(draft, source)
     };
+    if nics.len() > MOST_CARDS {
+        let text = format!(
+            "{} network cards; only the first {MOST_CARDS} are planned",
+            nics.len()
+        );
+        tell(&mut draft.findings, Finding::warning("too-many-nics", text));
+        nics.truncate(MOST_CARDS);
+    }
     let mut names = BTreeSet::new();
     let mut macs = BTreeSet::new();
     nics.retain(|nic| {
         let fresh = macs.insert(nic.mac) && nic.name.clone().is_none_or(|name| names.insert(name));
         if !fresh {
             let text = format!("{nic} stands for two cards; the second is left out");
-            draft.findings.push(Finding::warning("nic-twice", text));
+            tell(&mut draft.findings, Finding::warning("nic-twice", text));
         }
         fresh
     });
@@ -68,15 +79,16 @@ fn nics_from_inventory(draft: &mut Draft, source: &SourceHardware) -> Vec<Planne
                 "{} has no address of its own ({}) and is left out",
                 nic.name, nic.mac
             );
-            draft
-                .findings
-                .push(Finding::note("nic-without-address", text));
+            tell(
+                &mut draft.findings,
+                Finding::note("nic-without-address", text),
+            );
             continue;
         }
         let usable = is_interface_name(&nic.name);
         if !usable {
             let text = format!("{:?} is no name for a network card", nic.name);
-            draft.findings.push(Finding::warning("nic-bad-name", text));
+            tell(&mut draft.findings, Finding::warning("nic-bad-name", text));
         }
         nics.push(PlannedNic {
             name: usable.then(|| nic.name.clone()),

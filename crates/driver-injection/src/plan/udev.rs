@@ -2,7 +2,7 @@
 
 use super::PlannedNic;
 use super::draft::Draft;
-use crate::finding::Finding;
+use crate::finding::{Finding, tell};
 use crate::inspect::{ConfigKind, persistent_net_rule};
 
 /// Forget them.
@@ -49,7 +49,7 @@ pub fn plan_stale_hardware(draft: &mut Draft, nics: &[PlannedNic]) {
                 file.path,
                 line.trim()
             );
-            draft.findings.push(Finding::warning("lvm-filter", text));
+            tell(&mut draft.findings, Finding::warning("lvm-filter", text));
         }
     }
 }
