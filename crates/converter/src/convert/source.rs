@@ -7,7 +7,10 @@ use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
 use block_io::{BlockRead, FileDisk, Salvage, Unreadable};
+use chunk_store::Store;
 use stream_protocol::inventory::Inventory;
+
+use crate::store_dir::StoreArgs;
 
 /// A machine to convert. Its disks can only be read.
 pub struct Source {
@@ -39,8 +42,58 @@ impl SourceDisk {
     }
 }
 
+/// Open what the user named: a machine in the store, or disks and images by their paths.
+///
+/// A single word that is no file here is a machine; a word with a slash never is.
+///
+/// # Errors
+/// When it cannot be opened, or is neither.
+pub fn open(
+    what: &[String],
+    name: Option<&str>,
+    on_unreadable: Unreadable,
+    store: &StoreArgs,
+) -> anyhow::Result<Source> {
+    match what {
+        [machine] if !machine.contains('/') && !Path::new(machine).exists() => {
+            open_machine(machine, name, store)
+        }
+        paths => open_paths(paths, name, on_unreadable),
+    }
+}
+
+/// Open the newest snapshot of `machine` in the store.
+fn open_machine(machine: &str, name: Option<&str>, store: &StoreArgs) -> anyhow::Result<Source> {
+    let directory = store.directory()?;
+    let doing = || format!("opening {machine} in the store {}", directory.display());
+    let store = Store::open_to_read(&directory).with_context(doing)?;
+    let listing = store.snapshots().with_context(doing)?;
+    let Some(snapshot) = listing.snapshots.iter().rev().find(|s| s.machine == machine) else {
+        bail!(
+            "{machine} is neither a file here nor a machine in the store {}; \
+             `p2v machines` lists those that have arrived",
+            directory.display()
+        );
+    };
+    let disks = (0..snapshot.disks.len())
+        .map(|number| {
+            let disk = store.open_disk(snapshot, number).with_context(doing)?;
+            Ok(SourceDisk {
+                label: disk.info().info.name.clone(),
+                lost_before: disk.unreadable().to_vec(),
+                disk: Arc::new(disk),
+                salvage: None,
+            })
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+    let inventory = serde_json::from_value(snapshot.inventory.clone())
+        .with_context(|| format!("reading the inventory of {machine}"))?;
+    let name = name.unwrap_or(machine).to_owned();
+    Ok(Source { name, disks, inventory: Some(inventory) })
+}
+
 /// Open disks and image files of this machine, read-only.
-pub fn open_paths(
+fn open_paths(
     paths: &[String],
     name: Option<&str>,
     on_unreadable: Unreadable,

@@ -1,0 +1,115 @@
+//! Open the guest: from disks to volumes to the tree of files its fstab describes.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use block_io::{BlockRead, Overlay, Window};
+use disk_layout::{DiskId, Partition};
+use disk_survey::{Survey, UsedOnly, Volume, survey};
+use driver_injection::{DeviceFacts, Guest, GuestVolume, RootChoice, SourceHardware};
+use filesystems::ext::{ExtTree, Recovery};
+use filesystems::probe::Probe;
+use filesystems::tree::FileTree;
+
+use super::source::Source;
+
+/// A disk as it will be written: what is in use of the source, with the edits over it.
+pub type EditedDisk = Arc<Overlay<UsedOnly<Arc<dyn BlockRead>>>>;
+
+/// A disk and what was found on it.
+pub struct OpenDisk {
+    /// Its bytes, with room for edits.
+    pub disk: EditedDisk,
+    /// Its table and volumes.
+    pub survey: Survey,
+}
+
+/// Look at every disk of `source` and put an overlay over it.
+///
+/// # Errors
+/// When a disk cannot be read.
+pub fn open_disks(source: &Source) -> anyhow::Result<Vec<OpenDisk>> {
+    source
+        .disks
+        .iter()
+        .map(|disk| {
+            let doing = || format!("looking at what is on {}", disk.label);
+            let survey = survey(&disk.disk).with_context(doing)?;
+            let used = survey.used_only(disk.disk.clone());
+            Ok(OpenDisk { disk: Arc::new(Overlay::new(used)), survey })
+        })
+        .collect()
+}
+
+/// Put the volumes of all disks together as the guest's own fstab does.
+///
+/// # Errors
+/// No operating system, several without a choice, and why, by what was seen.
+pub fn open_guest(
+    disks: &[OpenDisk],
+    hardware: &SourceHardware,
+    root: &RootChoice,
+) -> anyhow::Result<Guest> {
+    let mut volumes = Vec::new();
+    for (index, open) in disks.iter().enumerate() {
+        for volume in &open.survey.volumes {
+            volumes.push(open_volume(index, open, volume)?);
+        }
+    }
+    Ok(Guest::assemble(volumes, hardware, root)?)
+}
+
+fn open_volume(index: usize, open: &OpenDisk, volume: &Volume) -> anyhow::Result<GuestVolume> {
+    let partition = volume.partition.and_then(|number| open.survey.layout.partition(number));
+    let facts = facts_of(index, open, partition, volume.probe.as_ref());
+    let Some(probe) = &volume.probe else {
+        return Ok(GuestVolume { facts, tree: None, problem: None });
+    };
+    if !probe.kind.is_ext() {
+        return Ok(GuestVolume { facts, tree: None, problem: not_read(probe) });
+    }
+    let window = Window::new(open.disk.clone(), volume.range.clone())?;
+    Ok(match ExtTree::open_rw(window, Recovery::Replay) {
+        Ok(tree) => {
+            GuestVolume { facts, tree: Some(Box::new(tree) as Box<dyn FileTree>), problem: None }
+        }
+        Err(error) => {
+            GuestVolume { facts, tree: None, problem: Some(format!("{:#}", anyhow::anyhow!(error))) }
+        }
+    })
+}
+
+/// Why there are no files to see, for kinds that hold some.
+fn not_read(probe: &Probe) -> Option<String> {
+    let kind = probe.kind.blkid_name();
+    (kind != "swap").then(|| format!("files on {kind} are not read by this version"))
+}
+
+fn facts_of(
+    index: usize,
+    open: &OpenDisk,
+    partition: Option<&Partition>,
+    probe: Option<&Probe>,
+) -> DeviceFacts {
+    DeviceFacts {
+        disk: Some(index),
+        partition: partition.map(|p| p.number),
+        partuuid: partition.and_then(|p| partition_uuid(open.survey.layout.disk_id.as_ref(), p)),
+        partlabel: partition.and_then(|p| p.name.clone()).filter(|name| !name.is_empty()),
+        uuid: probe.and_then(|p| p.uuid.clone()),
+        label: probe.and_then(|p| p.label.clone()),
+        kind: probe.map(|p| p.kind.blkid_name().to_owned()).unwrap_or_default(),
+        lasting_names: Vec::new(),
+    }
+}
+
+/// PARTUUID as the kernel and blkid write it.
+fn partition_uuid(disk: Option<&DiskId>, partition: &Partition) -> Option<String> {
+    match (partition.guid, disk) {
+        (Some(guid), _) => Some(guid.to_string()),
+        (None, Some(DiskId::Mbr(signature))) if *signature != 0 => {
+            Some(format!("{signature:08x}-{:02x}", partition.number))
+        }
+        _ => None,
+    }
+}

@@ -1,0 +1,173 @@
+//! `p2v convert`: open, plan, apply on an overlay, write the images, describe the machine.
+
+mod emit;
+mod guest;
+mod machine;
+mod names;
+mod report;
+mod source;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::Context;
+use block_io::{BlockRead, Unreadable};
+use clap::Args as ClapArgs;
+use driver_injection::{Guest, Outcome, Plan, RootChoice, Target, apply, inspect, plan};
+use image_formats::OutputFormat;
+
+use self::emit::Outputs;
+use self::guest::OpenDisk;
+use self::report::{Report, Stopwatch};
+use self::source::Source;
+use crate::describe;
+use crate::store_dir::StoreArgs;
+
+/// Convert a machine that was pushed, or disks and raw images given by path
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  p2v convert web01 --to qcow2 --out /vms/web01
+  p2v convert /dev/sdb --to qcow2:zstd --out /vms/old-db --name db01
+  p2v convert web01 --dry-run
+
+The source is never written. Every change is made on an overlay and listed in NAME-report.json.
+Exit codes: 0 converted (or planned, with --dry-run), 1 an error, 2 wrong usage.")]
+pub struct Args {
+    /// A machine's name as `p2v machines` lists it, or paths of its disks, boot disk first
+    #[arg(required = true, value_name = "MACHINE|DISK")]
+    what: Vec<String>,
+
+    /// Image format, with options after a colon: qcow2, qcow2:zstd, raw, …; may be repeated
+    #[arg(long, value_name = "FORMAT", default_value = "qcow2")]
+    to: Vec<OutputFormat>,
+
+    /// Directory for the images and descriptions; made if missing
+    #[arg(long, value_name = "DIR", required_unless_present = "dry_run")]
+    out: Option<PathBuf>,
+
+    /// What the new machine is called [default: the source's name]
+    #[arg(long)]
+    name: Option<String>,
+
+    /// Print every change that would be made and stop
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Replace outputs that exist
+    #[arg(long)]
+    force: bool,
+
+    /// Copy the disks without looking for an operating system to mend
+    #[arg(long)]
+    as_is: bool,
+
+    /// Which system to convert where the disks hold several: `first`, or the number of its volume
+    #[arg(long, value_name = "ROOT", value_parser = parse_root)]
+    root: Option<RootChoice>,
+
+    /// Put zeroes for sectors that cannot be read, and list them in the report
+    #[arg(long)]
+    skip_unreadable: bool,
+
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+/// Convert, and say where the result lies.
+///
+/// # Errors
+/// Whatever stopped it; the outputs that were not finished are gone then.
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut watch = Stopwatch::start();
+    let source = open_source(&args)?;
+    let stem = names::file_stem(args.name.as_deref().unwrap_or(&source.name));
+    let out = args.out.clone().unwrap_or_default();
+    let outputs = Outputs::new(&out, &stem, args.to.clone(), args.force)?;
+    if !args.dry_run {
+        outputs.prepare(source.disks.len(), &report::ENDINGS)?;
+    }
+
+    let disks = guest::open_disks(&source)?;
+    let guest = open_guest(&args, &source, &disks)?;
+    watch.lap("open");
+    let plan = guest.as_ref().map(|guest| plan_fixups(guest, &source)).transpose()?;
+    watch.lap("plan");
+    report::print_findings(&disks, &source);
+    if args.dry_run {
+        report::print_plan(plan.as_ref());
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let outcomes = apply_fixups(guest, plan.as_ref())?;
+    watch.lap("apply");
+    let images = outputs.write(&readable(&disks))?;
+    watch.lap("write");
+
+    let machine = machine::describe_machine(&source, &images, plan.as_ref());
+    let described = describe::write_all(&machine, &out, &stem)?;
+    let report = Report::new(&source, &disks, plan.as_ref(), &outcomes, &images, watch);
+    report.write(&outputs.file(report::ENDING))?;
+    report.print(&described);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn open_source(args: &Args) -> anyhow::Result<Source> {
+    let on_unreadable =
+        if args.skip_unreadable { Unreadable::ReadZeroes } else { Unreadable::Stop };
+    source::open(&args.what, args.name.as_deref(), on_unreadable, &args.store)
+}
+
+fn open_guest(args: &Args, source: &Source, disks: &[OpenDisk]) -> anyhow::Result<Option<Guest>> {
+    if args.as_is {
+        return Ok(None);
+    }
+    let hardware = machine::source_hardware(source);
+    let root = args.root.clone().unwrap_or_default();
+    guest::open_guest(disks, &hardware, &root)
+        .context("use --as-is to copy the disks without changing what is on them")
+        .map(Some)
+}
+
+fn plan_fixups(guest: &Guest, source: &Source) -> anyhow::Result<Plan> {
+    let target = Target { boot_disk: 0, time: change_time()? };
+    Ok(plan(&inspect(guest), &machine::source_hardware(source), &target))
+}
+
+/// Make the planned changes on the overlay, each told before.
+fn apply_fixups(guest: Option<Guest>, plan: Option<&Plan>) -> anyhow::Result<Vec<Outcome>> {
+    let (Some(mut guest), Some(plan)) = (guest, plan) else { return Ok(Vec::new()) };
+    report::print_changes(plan);
+    let outcomes = apply(plan, &mut guest).context("changing the guest's files on the overlay")?;
+    guest.sync().context("putting the changes on the overlay")?;
+    Ok(outcomes)
+}
+
+fn readable(disks: &[OpenDisk]) -> Vec<Arc<dyn BlockRead>> {
+    disks.iter().map(|open| Arc::clone(&open.disk) as Arc<dyn BlockRead>).collect()
+}
+
+/// The time that changed files get: `SOURCE_DATE_EPOCH`, so that a conversion can be repeated to the
+/// bit, or now.
+fn change_time() -> anyhow::Result<i64> {
+    match std::env::var("SOURCE_DATE_EPOCH") {
+        Ok(text) => text.parse().with_context(|| format!("reading SOURCE_DATE_EPOCH={text:?}")),
+        Err(_) => {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            Ok(i64::try_from(now.as_secs())?)
+        }
+    }
+}
+
+/// `first`, or a volume's number as the error that lists the systems prints it.
+fn parse_root(text: &str) -> Result<RootChoice, String> {
+    match text {
+        "first" => Ok(RootChoice::First),
+        number => number
+            .parse()
+            .map(RootChoice::Volume)
+            .map_err(|_| format!("{number:?} is neither \"first\" nor the number of a volume")),
+    }
+}
