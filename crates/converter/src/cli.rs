@@ -4,6 +4,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::{boot, convert};
+
 /// Exit code for anything that failed with an error message.
 pub const FAILED: u8 = 1;
 
@@ -17,7 +19,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
-    Boot(crate::boot::Args),
+    Convert(convert::Args),
+    Boot(boot::Args),
 }
 
 /// Run the verb the user named; print what failed, and why, to standard error.
@@ -35,6 +38,7 @@ pub fn main() -> ExitCode {
 
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
-        Verb::Boot(args) => crate::boot::run(&args),
+        Verb::Convert(args) => convert::run(args),
+        Verb::Boot(args) => boot::run(&args),
     }
 }

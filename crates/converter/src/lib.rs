@@ -5,6 +5,8 @@
 
 pub mod boot;
 pub mod cli;
+pub mod convert;
 pub mod describe;
+pub mod files;
 pub mod progress;
 pub mod store_dir;

@@ -45,7 +45,10 @@ impl Outputs {
         overwrite: bool,
     ) -> anyhow::Result<Self> {
         for (i, format) in formats.iter().enumerate() {
-            if let Some(twin) = formats[..i].iter().find(|f| f.extension() == format.extension()) {
+            if let Some(twin) = formats[..i]
+                .iter()
+                .find(|f| f.extension() == format.extension())
+            {
                 bail!(
                     "the formats {twin} and {format} would both be written to \
                      {stem}-disk1.{}; convert to one of them at a time",
@@ -53,7 +56,12 @@ impl Outputs {
                 );
             }
         }
-        Ok(Self { directory: directory.to_owned(), stem: stem.to_owned(), formats, overwrite })
+        Ok(Self {
+            directory: directory.to_owned(),
+            stem: stem.to_owned(),
+            formats,
+            overwrite,
+        })
     }
 
     /// The file of `STEM` with this ending in the output directory.
@@ -71,8 +79,11 @@ impl Outputs {
     /// # Errors
     /// When an output exists and was not to be replaced; when the directory cannot be made.
     pub fn prepare(&self, disks: usize, endings: &[&str]) -> anyhow::Result<()> {
-        let images = (0..disks)
-            .flat_map(|disk| self.formats.iter().map(move |format| self.image_path(disk, format)));
+        let images = (0..disks).flat_map(|disk| {
+            self.formats
+                .iter()
+                .map(move |format| self.image_path(disk, format))
+        });
         let others = endings.iter().map(|ending| self.file(ending));
         for path in images.chain(others) {
             if !self.overwrite && path.symlink_metadata().is_ok() {
@@ -95,7 +106,10 @@ impl Outputs {
     pub fn write(&self, disks: &[Arc<dyn BlockRead>]) -> anyhow::Result<Vec<Image>> {
         let mut images = Vec::new();
         for (number, disk) in disks.iter().enumerate() {
-            let options = OutputOptions { overwrite: self.overwrite, ..OutputOptions::default() };
+            let options = OutputOptions {
+                overwrite: self.overwrite,
+                ..OutputOptions::default()
+            };
             let sinks = self
                 .formats
                 .iter()
@@ -136,7 +150,10 @@ mod tests {
         let precious = dir.path().join("web01.xml");
         std::fs::write(&precious, "mine").unwrap();
         let error = outputs.prepare(1, &[".xml"]).unwrap_err().to_string();
-        assert!(error.contains("web01.xml exists") && error.contains("--force"), "{error}");
+        assert!(
+            error.contains("web01.xml exists") && error.contains("--force"),
+            "{error}"
+        );
         assert_eq!(std::fs::read_to_string(precious).unwrap(), "mine");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }

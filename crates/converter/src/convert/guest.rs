@@ -36,7 +36,10 @@ pub fn open_disks(source: &Source) -> anyhow::Result<Vec<OpenDisk>> {
             let doing = || format!("looking at what is on {}", disk.label);
             let survey = survey(&disk.disk).with_context(doing)?;
             let used = survey.used_only(disk.disk.clone());
-            Ok(OpenDisk { disk: Arc::new(Overlay::new(used)), survey })
+            Ok(OpenDisk {
+                disk: Arc::new(Overlay::new(used)),
+                survey,
+            })
         })
         .collect()
 }
@@ -60,22 +63,36 @@ pub fn open_guest(
 }
 
 fn open_volume(index: usize, open: &OpenDisk, volume: &Volume) -> anyhow::Result<GuestVolume> {
-    let partition = volume.partition.and_then(|number| open.survey.layout.partition(number));
+    let partition = volume
+        .partition
+        .and_then(|number| open.survey.layout.partition(number));
     let facts = facts_of(index, open, partition, volume.probe.as_ref());
     let Some(probe) = &volume.probe else {
-        return Ok(GuestVolume { facts, tree: None, problem: None });
+        return Ok(GuestVolume {
+            facts,
+            tree: None,
+            problem: None,
+        });
     };
     if !probe.kind.is_ext() {
-        return Ok(GuestVolume { facts, tree: None, problem: not_read(probe) });
+        return Ok(GuestVolume {
+            facts,
+            tree: None,
+            problem: not_read(probe),
+        });
     }
     let window = Window::new(open.disk.clone(), volume.range.clone())?;
     Ok(match ExtTree::open_rw(window, Recovery::Replay) {
-        Ok(tree) => {
-            GuestVolume { facts, tree: Some(Box::new(tree) as Box<dyn FileTree>), problem: None }
-        }
-        Err(error) => {
-            GuestVolume { facts, tree: None, problem: Some(format!("{:#}", anyhow::anyhow!(error))) }
-        }
+        Ok(tree) => GuestVolume {
+            facts,
+            tree: Some(Box::new(tree) as Box<dyn FileTree>),
+            problem: None,
+        },
+        Err(error) => GuestVolume {
+            facts,
+            tree: None,
+            problem: Some(format!("{:#}", anyhow::anyhow!(error))),
+        },
     })
 }
 
@@ -95,10 +112,14 @@ fn facts_of(
         disk: Some(index),
         partition: partition.map(|p| p.number),
         partuuid: partition.and_then(|p| partition_uuid(open.survey.layout.disk_id.as_ref(), p)),
-        partlabel: partition.and_then(|p| p.name.clone()).filter(|name| !name.is_empty()),
+        partlabel: partition
+            .and_then(|p| p.name.clone())
+            .filter(|name| !name.is_empty()),
         uuid: probe.and_then(|p| p.uuid.clone()),
         label: probe.and_then(|p| p.label.clone()),
-        kind: probe.map(|p| p.kind.blkid_name().to_owned()).unwrap_or_default(),
+        kind: probe
+            .map(|p| p.kind.blkid_name().to_owned())
+            .unwrap_or_default(),
         lasting_names: Vec::new(),
     }
 }

@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use driver_injection::{BlockBus, Capabilities, NetModel, Plan, PlannedNic, SourceDisk, SourceHardware, SourceNic};
+use driver_injection::{
+    BlockBus, Capabilities, NetModel, Plan, PlannedNic, SourceDisk, SourceHardware, SourceNic,
+};
 use driver_injection::{Clock as GuestClock, Firmware, MacAddress};
 use stream_protocol::inventory::{FirmwareKind, Inventory, Nic};
 
@@ -25,12 +27,19 @@ pub fn source_hardware(source: &Source) -> SourceHardware {
         return SourceHardware::unknown(source.disks.len());
     };
     SourceHardware {
-        disks: source.disks.iter().map(|disk| disk_names(inventory, &disk.label)).collect(),
+        disks: source
+            .disks
+            .iter()
+            .map(|disk| disk_names(inventory, &disk.label))
+            .collect(),
         nics: inventory.nics.iter().filter_map(source_nic).collect(),
-        firmware: inventory.firmware.as_ref().map(|firmware| match firmware.kind {
-            FirmwareKind::Uefi => Firmware::Uefi,
-            FirmwareKind::Bios => Firmware::Bios,
-        }),
+        firmware: inventory
+            .firmware
+            .as_ref()
+            .map(|firmware| match firmware.kind {
+                FirmwareKind::Uefi => Firmware::Uefi,
+                FirmwareKind::Bios => Firmware::Bios,
+            }),
     }
 }
 
@@ -40,7 +49,12 @@ fn disk_names(inventory: &Inventory, path: &str) -> SourceDisk {
     SourceDisk {
         name: below_dev(path),
         links: known
-            .map(|disk| disk.links.iter().filter_map(|link| below_dev(link)).collect())
+            .map(|disk| {
+                disk.links
+                    .iter()
+                    .filter_map(|link| below_dev(link))
+                    .collect()
+            })
             .unwrap_or_default(),
     }
 }
@@ -48,7 +62,11 @@ fn disk_names(inventory: &Inventory, path: &str) -> SourceDisk {
 fn source_nic(nic: &Nic) -> Option<SourceNic> {
     let mac = nic.permanent_mac.as_deref().or(nic.mac.as_deref())?;
     let mac = MacAddress::parse(mac).filter(|mac| mac.is_station())?;
-    Some(SourceNic { name: nic.name.clone(), mac, driver: nic.driver.clone() })
+    Some(SourceNic {
+        name: nic.name.clone(),
+        mac,
+        driver: nic.driver.clone(),
+    })
 }
 
 /// The machine for what was converted: by what the guest can run on after `plan`; a guest that was
@@ -59,38 +77,64 @@ pub fn describe_machine(source: &Source, images: &[Image], plan: Option<&Plan>) 
     let capabilities = plan.map(|plan| &plan.capabilities);
     let firmware = firmware_of(inventory, capabilities);
     // Of several formats the first named is the one that is described.
-    let format = images.first().map(|image| image.format.as_str()).unwrap_or_default();
-    let disks: Vec<&Image> = images.iter().filter(|image| image.format == format).collect();
+    let format = images
+        .first()
+        .map(|image| image.format.as_str())
+        .unwrap_or_default();
+    let disks: Vec<&Image> = images
+        .iter()
+        .filter(|image| image.format == format)
+        .collect();
     let bus = disk_bus(capabilities, disks.len());
     Machine {
         version: MACHINE_VERSION,
         name: source.name.clone(),
-        memory_bytes: inventory.and_then(|i| i.memory_bytes).unwrap_or(DEFAULT_MEMORY),
-        vcpus: inventory.and_then(|i| i.cpu.threads).unwrap_or(DEFAULT_VCPUS).max(1),
+        memory_bytes: inventory
+            .and_then(|i| i.memory_bytes)
+            .unwrap_or(DEFAULT_MEMORY),
+        vcpus: inventory
+            .and_then(|i| i.cpu.threads)
+            .unwrap_or(DEFAULT_VCPUS)
+            .max(1),
         firmware,
         secure_boot: firmware == FirmwareKind::Uefi && had_secure_boot(inventory),
-        board: if bus == DiskBus::Ide { Board::Pc } else { Board::Q35 },
+        board: if bus == DiskBus::Ide {
+            Board::Pc
+        } else {
+            Board::Q35
+        },
         clock: match capabilities.map(|c| c.clock) {
             Some(GuestClock::Local) => Clock::Localtime,
             _ => Clock::Utc,
         },
-        disks: disks.into_iter().map(|image| disk_device(image, bus)).collect(),
+        disks: disks
+            .into_iter()
+            .map(|image| disk_device(image, bus))
+            .collect(),
         nics: plan.map_or_else(Vec::new, |plan| {
-            plan.nics.iter().map(|nic| nic_device(nic, &plan.capabilities)).collect()
+            plan.nics
+                .iter()
+                .map(|nic| nic_device(nic, &plan.capabilities))
+                .collect()
         }),
     }
 }
 
 fn had_secure_boot(inventory: Option<&Inventory>) -> bool {
-    inventory.and_then(|i| i.firmware.as_ref()).and_then(|f| f.secure_boot).unwrap_or(false)
+    inventory
+        .and_then(|i| i.firmware.as_ref())
+        .and_then(|f| f.secure_boot)
+        .unwrap_or(false)
 }
 
 fn firmware_of(inventory: Option<&Inventory>, capabilities: Option<&Capabilities>) -> FirmwareKind {
     let told = inventory.and_then(|i| i.firmware.as_ref()).map(|f| f.kind);
-    let seen = capabilities.and_then(|c| c.firmware).map(|firmware| match firmware {
-        Firmware::Uefi => FirmwareKind::Uefi,
-        Firmware::Bios => FirmwareKind::Bios,
-    });
+    let seen = capabilities
+        .and_then(|c| c.firmware)
+        .map(|firmware| match firmware {
+            Firmware::Uefi => FirmwareKind::Uefi,
+            Firmware::Bios => FirmwareKind::Bios,
+        });
     told.or(seen).unwrap_or(FirmwareKind::Bios)
 }
 
@@ -101,7 +145,11 @@ fn disk_bus(capabilities: Option<&Capabilities>, disks: usize) -> DiskBus {
         Some(BlockBus::Ahci) => DiskBus::Ahci,
         Some(BlockBus::Ide) | None => DiskBus::Ide,
     };
-    if bus == DiskBus::Ide && disks > qemu::MOST_ON_IDE { DiskBus::Ahci } else { bus }
+    if bus == DiskBus::Ide && disks > qemu::MOST_ON_IDE {
+        DiskBus::Ahci
+    } else {
+        bus
+    }
 }
 
 fn disk_device(image: &Image, bus: DiskBus) -> DiskDevice {
@@ -115,7 +163,11 @@ fn disk_device(image: &Image, bus: DiskBus) -> DiskDevice {
         Some("vdi") => ImageFormat::Vdi,
         _ => ImageFormat::Raw,
     };
-    DiskDevice { file: file.to_owned(), format, bus }
+    DiskDevice {
+        file: file.to_owned(),
+        format,
+        bus,
+    }
 }
 
 fn nic_device(nic: &PlannedNic, capabilities: &Capabilities) -> NicDevice {
@@ -123,5 +175,8 @@ fn nic_device(nic: &PlannedNic, capabilities: &Capabilities) -> NicDevice {
         NetModel::VirtioNet => NicModel::Virtio,
         NetModel::E1000 => NicModel::E1000,
     };
-    NicDevice { mac: Some(nic.mac.to_string()), model }
+    NicDevice {
+        mac: Some(nic.mac.to_string()),
+        model,
+    }
 }

@@ -93,7 +93,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let disks = guest::open_disks(&source)?;
     let guest = open_guest(&args, &source, &disks)?;
     watch.lap("open");
-    let plan = guest.as_ref().map(|guest| plan_fixups(guest, &source)).transpose()?;
+    let plan = guest
+        .as_ref()
+        .map(|guest| plan_fixups(guest, &source))
+        .transpose()?;
     watch.lap("plan");
     report::print_findings(&disks, &source);
     if args.dry_run {
@@ -115,8 +118,11 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 }
 
 fn open_source(args: &Args) -> anyhow::Result<Source> {
-    let on_unreadable =
-        if args.skip_unreadable { Unreadable::ReadZeroes } else { Unreadable::Stop };
+    let on_unreadable = if args.skip_unreadable {
+        Unreadable::ReadZeroes
+    } else {
+        Unreadable::Stop
+    };
     source::open(&args.what, args.name.as_deref(), on_unreadable, &args.store)
 }
 
@@ -132,13 +138,22 @@ fn open_guest(args: &Args, source: &Source, disks: &[OpenDisk]) -> anyhow::Resul
 }
 
 fn plan_fixups(guest: &Guest, source: &Source) -> anyhow::Result<Plan> {
-    let target = Target { boot_disk: 0, time: change_time()? };
-    Ok(plan(&inspect(guest), &machine::source_hardware(source), &target))
+    let target = Target {
+        boot_disk: 0,
+        time: change_time()?,
+    };
+    Ok(plan(
+        &inspect(guest),
+        &machine::source_hardware(source),
+        &target,
+    ))
 }
 
 /// Make the planned changes on the overlay, each told before.
 fn apply_fixups(guest: Option<Guest>, plan: Option<&Plan>) -> anyhow::Result<Vec<Outcome>> {
-    let (Some(mut guest), Some(plan)) = (guest, plan) else { return Ok(Vec::new()) };
+    let (Some(mut guest), Some(plan)) = (guest, plan) else {
+        return Ok(Vec::new());
+    };
     report::print_changes(plan);
     let outcomes = apply(plan, &mut guest).context("changing the guest's files on the overlay")?;
     guest.sync().context("putting the changes on the overlay")?;
@@ -146,16 +161,23 @@ fn apply_fixups(guest: Option<Guest>, plan: Option<&Plan>) -> anyhow::Result<Vec
 }
 
 fn readable(disks: &[OpenDisk]) -> Vec<Arc<dyn BlockRead>> {
-    disks.iter().map(|open| Arc::clone(&open.disk) as Arc<dyn BlockRead>).collect()
+    disks
+        .iter()
+        .map(|open| Arc::clone(&open.disk) as Arc<dyn BlockRead>)
+        .collect()
 }
 
 /// The time that changed files get: `SOURCE_DATE_EPOCH`, so that a conversion can be repeated to the
 /// bit, or now.
 fn change_time() -> anyhow::Result<i64> {
     match std::env::var("SOURCE_DATE_EPOCH") {
-        Ok(text) => text.parse().with_context(|| format!("reading SOURCE_DATE_EPOCH={text:?}")),
+        Ok(text) => text
+            .parse()
+            .with_context(|| format!("reading SOURCE_DATE_EPOCH={text:?}")),
         Err(_) => {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let now = SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default();
             Ok(i64::try_from(now.as_secs())?)
         }
     }

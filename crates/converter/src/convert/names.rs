@@ -12,13 +12,23 @@ const LONGEST: usize = 120;
 pub fn file_stem(name: &str) -> String {
     let mut stem: String = name
         .chars()
-        .map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '_' })
+        .map(|c| {
+            if c.is_ascii_alphanumeric() || "._-".contains(c) {
+                c
+            } else {
+                '_'
+            }
+        })
         .take(LONGEST)
         .collect();
     if stem.starts_with(['.', '-']) {
         stem.replace_range(..1, "_");
     }
-    if stem.is_empty() { "machine".to_owned() } else { stem }
+    if stem.is_empty() {
+        "machine".to_owned()
+    } else {
+        stem
+    }
 }
 
 #[cfg(test)]

@@ -70,7 +70,12 @@ impl<'a> Report<'a> {
             size: open.disk.size(),
             used: open.survey.used_bytes(),
             unreadable: disk.unreadable(),
-            findings: open.survey.findings.iter().map(ToString::to_string).collect(),
+            findings: open
+                .survey
+                .findings
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
         };
         Self {
             p2v_report: 1,
@@ -99,16 +104,27 @@ impl<'a> Report<'a> {
         for disk in &self.disks {
             print_unreadable(disk);
         }
-        let changed = self.outcomes.iter().filter(|o| **o == Outcome::Changed).count();
+        let changed = self
+            .outcomes
+            .iter()
+            .filter(|o| **o == Outcome::Changed)
+            .count();
         if self.plan.is_some() {
             println!("{changed} changes made on the copy; the source is as it was");
         }
         for image in self.images {
-            println!("{}  ({})", image.path.display(), size_on_medium(&image.path));
+            println!(
+                "{}  ({})",
+                image.path.display(),
+                size_on_medium(&image.path)
+            );
         }
         let total: f64 = self.steps.iter().map(|step| step.wall_seconds).sum();
-        let steps: Vec<String> =
-            self.steps.iter().map(|step| format!("{} {:.2}", step.name, step.wall_seconds)).collect();
+        let steps: Vec<String> = self
+            .steps
+            .iter()
+            .map(|step| format!("{} {:.2}", step.name, step.wall_seconds))
+            .collect();
         println!("{total:.2} s ({})", steps.join(", "));
         println!("machine: {}", described.libvirt.display());
         println!("next: p2v boot {}", described.json.display());
@@ -126,7 +142,10 @@ fn print_unreadable(disk: &DiskReport<'_>) {
 
 fn size_on_medium(path: &Path) -> String {
     use std::os::unix::fs::MetadataExt;
-    path.metadata().map_or_else(|_| "size unknown".to_owned(), |m| human_bytes(m.blocks() * 512))
+    path.metadata().map_or_else(
+        |_| "size unknown".to_owned(),
+        |m| human_bytes(m.blocks() * 512),
+    )
 }
 
 /// Print every change that would be made, or that there is none.
@@ -169,7 +188,11 @@ impl Stopwatch {
     /// Start the first step.
     #[must_use]
     pub fn start() -> Self {
-        Self { since: Instant::now(), cpu: cpu_time(), steps: Vec::new() }
+        Self {
+            since: Instant::now(),
+            cpu: cpu_time(),
+            steps: Vec::new(),
+        }
     }
 
     /// End a step, which was `name`, and start the next.

@@ -68,7 +68,12 @@ fn open_machine(machine: &str, name: Option<&str>, store: &StoreArgs) -> anyhow:
     let doing = || format!("opening {machine} in the store {}", directory.display());
     let store = Store::open_to_read(&directory).with_context(doing)?;
     let listing = store.snapshots().with_context(doing)?;
-    let Some(snapshot) = listing.snapshots.iter().rev().find(|s| s.machine == machine) else {
+    let Some(snapshot) = listing
+        .snapshots
+        .iter()
+        .rev()
+        .find(|s| s.machine == machine)
+    else {
         bail!(
             "{machine} is neither a file here nor a machine in the store {}; \
              `p2v machines` lists those that have arrived",
@@ -89,7 +94,11 @@ fn open_machine(machine: &str, name: Option<&str>, store: &StoreArgs) -> anyhow:
     let inventory = serde_json::from_value(snapshot.inventory.clone())
         .with_context(|| format!("reading the inventory of {machine}"))?;
     let name = name.unwrap_or(machine).to_owned();
-    Ok(Source { name, disks, inventory: Some(inventory) })
+    Ok(Source {
+        name,
+        disks,
+        inventory: Some(inventory),
+    })
 }
 
 /// Open disks and image files of this machine, read-only.
@@ -107,12 +116,19 @@ fn open_paths(
         Some(name) => name.to_owned(),
         None => name_from(Path::new(first)),
     };
-    Ok(Source { name, disks, inventory: None })
+    Ok(Source {
+        name,
+        disks,
+        inventory: None,
+    })
 }
 
 fn open_path(path: &str, on_unreadable: Unreadable) -> anyhow::Result<SourceDisk> {
     let file = FileDisk::open(path).with_context(|| format!("opening {path}"))?;
-    ensure!(file.size() > 0, "{path} is empty: there is nothing to convert");
+    ensure!(
+        file.size() > 0,
+        "{path} is empty: there is nothing to convert"
+    );
     refuse_other_formats(path, &file)?;
     let salvage = Arc::new(Salvage::new(file, on_unreadable));
     Ok(SourceDisk {
@@ -128,7 +144,8 @@ fn open_path(path: &str, on_unreadable: Unreadable) -> anyhow::Result<SourceDisk
 fn refuse_other_formats(path: &str, file: &FileDisk) -> anyhow::Result<()> {
     let mut head = [0; 64];
     let len = head.len().min(usize::try_from(file.size())?);
-    file.read_at(0, &mut head[..len]).with_context(|| format!("reading {path}"))?;
+    file.read_at(0, &mut head[..len])
+        .with_context(|| format!("reading {path}"))?;
     let formats: [(&str, &[u8]); 8] = [
         ("qcow2", b"QFI\xfb"),
         ("VMDK", b"KDMV"),
@@ -152,7 +169,16 @@ fn refuse_other_formats(path: &str, file: &FileDisk) -> anyhow::Result<()> {
 
 /// `web01.img` names the machine `web01`; a device has no good name of its own.
 fn name_from(path: &Path) -> String {
-    let is_device = path.metadata().is_ok_and(|m| m.file_type().is_block_device());
-    let stem = if is_device { path.file_name() } else { path.file_stem() };
-    stem.map_or_else(|| "machine".to_owned(), |stem| stem.to_string_lossy().into_owned())
+    let is_device = path
+        .metadata()
+        .is_ok_and(|m| m.file_type().is_block_device());
+    let stem = if is_device {
+        path.file_name()
+    } else {
+        path.file_stem()
+    };
+    stem.map_or_else(
+        || "machine".to_owned(),
+        |stem| stem.to_string_lossy().into_owned(),
+    )
 }

@@ -8,13 +8,14 @@ mod libvirt;
 pub mod qemu;
 
 use std::fs;
-use std::io::{self, Read, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use stream_protocol::inventory::FirmwareKind;
 use thiserror::Error;
+
+use crate::files::put_whole;
 
 /// The number in [`Machine::version`] that this code writes and reads.
 pub const MACHINE_VERSION: u32 = 1;
@@ -356,19 +357,11 @@ fn is_mac(text: &str) -> bool {
 }
 
 fn put(path: &Path, bytes: &[u8], mode: u32) -> Result<(), DescribeError> {
-    let failed = |source| DescribeError::File {
+    put_whole(path, bytes, mode).map_err(|source| DescribeError::File {
         action: "write",
         path: path.into(),
         source,
-    };
-    let directory = path.parent().unwrap_or(Path::new("."));
-    let mut file = tempfile::NamedTempFile::new_in(directory).map_err(failed)?;
-    file.write_all(bytes).map_err(failed)?;
-    file.as_file()
-        .set_permissions(fs::Permissions::from_mode(mode))
-        .map_err(failed)?;
-    file.persist(path).map_err(|e| failed(e.error))?;
-    Ok(())
+    })
 }
 
 #[cfg(test)]
