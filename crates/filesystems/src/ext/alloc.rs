@@ -5,7 +5,8 @@ use std::ops::Range;
 use block_io::BlockRead;
 
 use super::checksum::crc32c;
-use super::format::{BLOCK_UNINIT, Block, GroupDesc, INODE_UNINIT};
+use super::format::Block;
+use super::group::{BLOCK_UNINIT, GroupDesc, INODE_UNINIT};
 use super::volume::{Volume, corrupt};
 use crate::bytes::{slice, u8_at};
 use crate::tree::{Result, TreeError, TreeErrorKind};

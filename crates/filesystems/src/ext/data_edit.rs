@@ -6,7 +6,8 @@ use block_io::BlockRead;
 
 use super::extents::{Extent, MOST_BLOCKS};
 use super::extents_edit::empty_root;
-use super::format::{Block, feature};
+use super::feature;
+use super::format::Block;
 use super::inode::{Inode, flag};
 use super::volume::{Contents, Volume};
 use super::xattr::Entry;

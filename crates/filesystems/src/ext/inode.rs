@@ -3,7 +3,8 @@
 use block_io::BlockRead;
 
 use super::checksum::crc32c;
-use super::format::{Block, feature};
+use super::feature;
+use super::format::Block;
 use super::volume::{Volume, corrupt};
 use crate::bytes::{self, le16, le32, put_le16, put_le32, slice};
 use crate::tree::{Attributes, FileKind, Result};

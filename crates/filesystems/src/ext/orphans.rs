@@ -4,7 +4,7 @@
 use block_io::BlockWrite;
 
 use super::checksum::crc32c;
-use super::format::feature;
+use super::feature;
 use super::inode::Inode;
 use super::volume::{Volume, corrupt};
 use crate::bytes::{le32, put_le32, slice};

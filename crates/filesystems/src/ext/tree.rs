@@ -3,7 +3,7 @@
 use block_io::{BlockRead, BlockWrite, Overlay};
 
 use super::edit::{Named, New, check_writable};
-use super::format::feature;
+use super::feature;
 use super::inode::{Inode, ROOT_INODE};
 use super::volume::{Volume, corrupt, unsupported};
 use crate::path::GuestPath;

@@ -6,9 +6,9 @@ use std::ops::Range;
 use block_io::{BlockErrorKind, BlockRead, Overlay, Result};
 
 use super::checksum;
-use super::format::{
-    BLOCK_UNINIT, GroupDesc, SUPERBLOCK_LEN, SUPERBLOCK_OFFSET, Superblock, feature,
-};
+use super::feature;
+use super::format::{SUPERBLOCK_LEN, SUPERBLOCK_OFFSET, Superblock};
+use super::group::{BLOCK_UNINIT, GroupDesc};
 use super::volume::Volume;
 use crate::bytes::u8_at;
 use crate::used::{Findings, Joined, UsedRanges, all};

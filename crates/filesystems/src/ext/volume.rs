@@ -11,7 +11,8 @@ use std::sync::Arc;
 
 use block_io::{BlockRead, BlockWrite};
 
-use super::format::{Block, GroupDesc, SUPERBLOCK_LEN, SUPERBLOCK_OFFSET, Superblock};
+use super::format::{Block, SUPERBLOCK_LEN, SUPERBLOCK_OFFSET, Superblock};
+use super::group::GroupDesc;
 use crate::bytes;
 use crate::tree::{Result, TreeError, TreeErrorKind};
 

@@ -2,7 +2,7 @@
 
 use block_io::BlockRead;
 
-use super::format::feature;
+use super::feature;
 use super::inode::Inode;
 use super::volume::{Volume, unsupported};
 use super::xattr::{self, Entry, XATTR_MAGIC};

@@ -7,7 +7,8 @@ use super::{
 };
 use crate::bytes::{self, put_le16, put_le32, slice};
 use crate::ext::checksum::crc32c;
-use crate::ext::format::{Block, feature};
+use crate::ext::feature;
+use crate::ext::format::Block;
 use crate::ext::inode::{Inode, flag};
 use crate::ext::volume::{Volume, corrupt, unsupported};
 use crate::tree::{Result, TreeError, TreeErrorKind};

@@ -7,7 +7,7 @@ use super::hash::HashKind;
 use super::{Found, decode_rec_len, parse_entries};
 use crate::bytes::{le16, le32, slice, u8_at};
 use crate::ext::checksum::crc32c;
-use crate::ext::format::feature;
+use crate::ext::feature;
 use crate::ext::inode::Inode;
 use crate::ext::volume::{Volume, corrupt, unsupported};
 use crate::tree::Result;

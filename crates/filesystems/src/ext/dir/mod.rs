@@ -9,7 +9,8 @@ mod htree_edit;
 use block_io::BlockRead;
 
 use super::checksum::crc32c;
-use super::format::{Block, feature};
+use super::feature;
+use super::format::Block;
 use super::inode::{Inode, flag};
 use super::volume::{Bytes, Volume, corrupt, unsupported};
 use crate::bytes::{le16, le32, slice, u8_at};

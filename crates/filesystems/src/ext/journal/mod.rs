@@ -7,7 +7,8 @@ mod replay;
 use block_io::{BlockRead, BlockWrite};
 
 use self::format::JournalSuperblock;
-use super::format::{Block, feature};
+use super::feature;
+use super::format::Block;
 use super::inode::Inode;
 use super::volume::{Volume, corrupt, unsupported};
 use crate::tree::Result;
