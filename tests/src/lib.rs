@@ -1,2 +1,4 @@
 //! End-to-end tests live in `tests/`; this library holds what they share.
 #![forbid(unsafe_code)]
+
+pub mod simulation;

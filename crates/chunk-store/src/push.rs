@@ -53,7 +53,7 @@ pub struct CommitDisk {
 /// without a commit, the push can be resumed.
 #[derive(Debug)]
 pub struct Push {
-    store: Store,
+    pub(crate) store: Store,
     lease: Lease,
     dir: String,
     name: String,
@@ -126,6 +126,8 @@ impl Store {
                     write_text(files, &dir, &format!("{name}{PUSH}"), KIND, &known)?;
                 }
                 let recipes = self.resume_recipes(&dir, &name, disks)?;
+                // The names may be there for us alone: the sync after they were made may have failed.
+                files.sync_dir(&dir).on(&dir)?;
                 (known, recipes)
             }
             Ok(None) => self.new_push(&dir, &name, machine, push_key, disks, inventory)?,
@@ -312,7 +314,8 @@ impl Push {
     /// Answers [`Push::durable_entries`].
     ///
     /// # Errors
-    /// As the files answer.
+    /// `MissingChunks` if a sync that failed has taken chunks back: the entries from the first of them
+    /// on are forgotten, send chunks and entries again. Otherwise as the files answer.
     pub fn checkpoint(&self) -> Result<Vec<u64>> {
         let mut recipes = lock(&self.recipes);
         let recipes = recipes.as_mut().ok_or(Refusal::Over)?;
@@ -378,20 +381,29 @@ impl Push {
     }
 
     pub(crate) fn flush(&self, recipes: &mut [RecipeWriter]) -> Result<()> {
-        if recipes.iter().all(|recipe| recipe.waiting().is_empty()) {
-            return self.store.sync();
-        }
         self.store.sync()?;
+        let mut lost = None;
         for recipe in recipes {
-            // A failed sync elsewhere may have taken chunks back since they were checked.
-            let count = recipe.durable();
+            // A failed sync, of this push or another, may have taken chunks back since they were checked.
+            // Their entries must go too: who sent them may be gone, and nobody else could make them good.
+            let ids: Vec<ChunkId> = recipe.waiting().iter().map(|entry| entry.id).collect();
+            let found = self.store.locate(&ids)?;
+            let missing = found.iter().filter(|at| at.is_none()).count();
+            if let Some(first) = found.iter().position(Option::is_none)
+                && let Some(id) = ids.get(first)
+            {
+                lost.get_or_insert(StoreError::MissingChunks {
+                    count: missing,
+                    first: *id,
+                });
+                recipe.drop_waiting(first)?;
+            }
             let waiting = recipe.waiting().to_vec();
-            self.store.check_chunks(0, count, &waiting)?;
-            recipe.flush()?;
+            recipe.flush(self.store.core.files.as_ref())?;
             let ids = waiting.iter().map(|entry| &entry.id);
             lock(&self.store.core.claims).release(self.lease.push, ids);
         }
-        Ok(())
+        lost.map_or(Ok(()), Err)
     }
 
     fn check_disk(

@@ -46,7 +46,8 @@ impl Push {
     /// `Refused` for a disk that is not there, or as the files answer.
     pub fn cut(&self, disk: usize, count: u64) -> Result<()> {
         let mut recipes = lock(&self.recipes);
-        recipe(recipes.as_mut(), disk)?.cut(count)
+        let files = self.store.core.files.as_ref();
+        recipe(recipes.as_mut(), disk)?.cut(files, count)
     }
 
     /// The root hash of all entries of a disk that have arrived, by [`crate::recipe_root`]. Makes them

@@ -26,6 +26,8 @@ pub(crate) struct RecipeWriter {
     /// A page and the number of its first entry, where the last comparison stopped: the next one most
     /// often goes on there.
     compared: (u64, u64),
+    /// Whether the file was put in the place of another, and its name is not durable yet.
+    renamed: bool,
 }
 
 impl RecipeWriter {
@@ -43,6 +45,7 @@ impl RecipeWriter {
             end: 0,
             waiting: Vec::new(),
             compared: (0, 0),
+            renamed: false,
         })
     }
 
@@ -73,6 +76,7 @@ impl RecipeWriter {
             end: 0,
             waiting: Vec::new(),
             compared: (0, 0),
+            renamed: false,
         };
         for number in 0..recipe.pages() {
             let entries = match recipe.read_page(number) {
@@ -142,7 +146,8 @@ impl RecipeWriter {
     }
 
     /// Write the waiting entries, whose chunks are durable, and make them durable.
-    pub(crate) fn flush(&mut self) -> Result<()> {
+    pub(crate) fn flush(&mut self, files: &dyn Files) -> Result<()> {
+        self.sync_name(files)?;
         if self.waiting.is_empty() {
             return Ok(());
         }
@@ -198,36 +203,25 @@ impl RecipeWriter {
     }
 
     /// Forget all entries from number `count` on, at once and durably.
-    pub(crate) fn cut(&mut self, count: u64) -> Result<()> {
+    pub(crate) fn cut(&mut self, files: &dyn Files, count: u64) -> Result<()> {
         if count >= self.count() {
             return Ok(());
         }
         if count >= self.durable {
             let keep = usize::try_from(count - self.durable).unwrap_or(usize::MAX);
-            self.waiting.truncate(keep);
-        } else {
-            self.waiting.clear();
-            let (first, kept) = self.page_with(count)?;
-            let mut pages = self.compared.0;
-            let keep = usize::try_from(count - first)
-                .ok()
-                .and_then(|n| kept.get(..n));
-            let keep = keep.unwrap_or_default();
-            if !keep.is_empty() {
-                // A page of a kept beginning is written shorter in its place. Should a power cut tear it, the
-                // entries in it are asked for again.
-                let page = encode_page(pages, keep);
-                self.file
-                    .write_at(pages * PAGE as u64, &page)
-                    .on(&self.path)?;
-                pages += 1;
-            }
-            self.file.set_len(pages * PAGE as u64).on(&self.path)?;
-            self.file.sync().on(&self.path)?;
-            self.pages = pages;
-            self.durable = count;
-            self.compared = (0, 0);
+            return self.drop_waiting(keep);
         }
+        let (first, kept) = self.page_with(count)?;
+        let whole = self.compared.0;
+        let keep = usize::try_from(count - first)
+            .ok()
+            .and_then(|n| kept.get(..n));
+        self.rewrite(files, whole, keep.unwrap_or_default(), count)
+    }
+
+    /// Forget the waiting entries from the one at `keep` among them on.
+    pub(crate) fn drop_waiting(&mut self, keep: usize) -> Result<()> {
+        self.waiting.truncate(keep);
         self.end = match (self.waiting.last(), self.pages.checked_sub(1)) {
             (Some(last), _) => last.end(),
             (None, Some(page)) => {
@@ -236,6 +230,60 @@ impl RecipeWriter {
             }
             (None, None) => 0,
         };
+        Ok(())
+    }
+
+    /// Put a file with the first `whole` pages and one of `last` in the place of this one. What was
+    /// durable of them stays so at every moment, which no change in place could promise.
+    fn rewrite(
+        &mut self,
+        files: &dyn Files,
+        whole: u64,
+        last: &[RecipeEntry],
+        count: u64,
+    ) -> Result<()> {
+        let end = match (last.last(), whole.checked_sub(1)) {
+            (Some(last), _) => last.end(),
+            (None, Some(page)) => {
+                let kept = self.recipe().read_page(page)?;
+                kept.last().map_or(0, RecipeEntry::end)
+            }
+            (None, None) => 0,
+        };
+        let (dir, name) = self.path.rsplit_once('/').unwrap_or(("", &self.path));
+        let temporary = format!("{dir}/~{name}");
+        let file = files.create(&temporary).on(&temporary)?;
+        let mut at = 0;
+        let mut bytes = Vec::new();
+        while at < whole * PAGE as u64 {
+            bytes.resize((whole * PAGE as u64 - at).min(1 << 20) as usize, 0);
+            self.file.read_at(at, &mut bytes).on(&self.path)?;
+            file.write_at(at, &bytes).on(&temporary)?;
+            at += bytes.len() as u64;
+        }
+        if !last.is_empty() {
+            let page = encode_page(whole, last);
+            file.write_at(at, &page).on(&temporary)?;
+        }
+        file.sync().on(&temporary)?;
+        files.rename(&temporary, &self.path).on(&temporary)?;
+        self.file = file;
+        self.pages = whole + u64::from(!last.is_empty());
+        self.durable = count;
+        self.end = end;
+        self.waiting.clear();
+        self.compared = (0, 0);
+        self.renamed = true;
+        self.sync_name(files)
+    }
+
+    /// Make sure that the file's name leads to it after a power cut too.
+    fn sync_name(&mut self, files: &dyn Files) -> Result<()> {
+        if self.renamed {
+            let dir = self.path.rsplit_once('/').map_or("", |(dir, _)| dir);
+            files.sync_dir(dir).on(dir)?;
+            self.renamed = false;
+        }
         Ok(())
     }
 
