@@ -1,5 +1,7 @@
 //! The three descriptions, judged by those who will read them: libvirt's schema, the shell, QEMU.
 
+use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use super::*;
