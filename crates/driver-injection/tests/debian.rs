@@ -312,3 +312,36 @@ fn an_lz4_initramfs_gets_blocks_of_its_own_kind() {
 fn a_plain_initramfs_without_virtio_gets_it() {
     convert("cat");
 }
+
+/// Why a module may be unpacked and keep the name the indexes say: kmod looks at the contents.
+#[test]
+fn kmod_reads_a_plain_module_under_a_packed_name() {
+    let test = "kmod_reads_a_plain_module_under_a_packed_name";
+    let work = tempfile::tempdir_in("/var/tmp").unwrap();
+    let Some(root) = debian_root(test, work.path()) else {
+        return;
+    };
+    if !has_tool(test, "modinfo") {
+        return;
+    }
+    let modules = root.join("usr/lib/modules");
+    let version = std::fs::read_dir(&modules)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let module = std::fs::read(version.join("kernel/drivers/block/virtio_blk.ko")).unwrap();
+    for suffix in ["xz", "zst", "gz"] {
+        let named = work.path().join(format!("virtio_blk.ko.{suffix}"));
+        std::fs::write(&named, &module).unwrap();
+        let seen = Command::new("modinfo")
+            .arg("-F")
+            .arg("alias")
+            .arg(&named)
+            .output()
+            .unwrap();
+        let seen = String::from_utf8(seen.stdout).unwrap();
+        assert!(seen.contains("virtio:d00000002v"), "{suffix}: {seen}");
+    }
+}
