@@ -16,6 +16,11 @@ pub enum Codec {
         /// The level, as zstd counts.
         level: i32,
     },
+    /// One zlib stream per unit, stored so even where that is no smaller.
+    Zlib {
+        /// The level, 0 to 12, as libdeflate counts.
+        level: i32,
+    },
     /// One raw deflate stream per unit, without header or checksum.
     Deflate {
         /// The level, 0 to 9.
@@ -35,6 +40,7 @@ enum Engine {
     Plain,
     Zstd(zstd::bulk::Compressor<'static>),
     Deflate(Compress),
+    Zlib(libdeflater::Compressor),
 }
 
 impl Encoder {
@@ -42,6 +48,11 @@ impl Encoder {
         let engine = match codec {
             Codec::Plain => Engine::Plain,
             Codec::Zstd { level } => Engine::Zstd(zstd::bulk::Compressor::new(level)?),
+            Codec::Zlib { level } => {
+                let level = libdeflater::CompressionLvl::new(level)
+                    .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+                Engine::Zlib(libdeflater::Compressor::new(level))
+            }
             Codec::Deflate { level, window_bits } => Engine::Deflate(
                 Compress::new_with_window_bits(flate2::Compression::new(level), false, window_bits),
             ),
@@ -82,6 +93,15 @@ impl Engine {
                 packed.resize(start + zstd::zstd_safe::compress_bound(unit.len()), 0);
                 let room = packed.get_mut(start..).unwrap_or_default();
                 compressor.compress_to_buffer(unit, room)?
+            }
+            Engine::Zlib(compressor) => {
+                packed.resize(start + compressor.zlib_compress_bound(unit.len()), 0);
+                let room = packed.get_mut(start..).unwrap_or_default();
+                let len = compressor
+                    .zlib_compress(unit, room)
+                    .map_err(io::Error::other)?;
+                packed.truncate(start + len);
+                return Ok(Stored::Packed(start..start + len));
             }
             Engine::Deflate(compress) => {
                 // One byte less than the unit: what does not fit is not smaller.

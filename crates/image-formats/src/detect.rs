@@ -6,7 +6,7 @@
 
 use block_io::BlockRead;
 
-use crate::vhdx;
+use crate::{vhdx, vmdk};
 
 /// The formats that can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,6 +18,8 @@ pub enum ImageFormat {
     Qcow2,
     /// Hyper-V's VHDX.
     Vhdx,
+    /// VMware's VMDK, of any kind.
+    Vmdk,
 }
 
 impl ImageFormat {
@@ -28,6 +30,7 @@ impl ImageFormat {
             ImageFormat::Raw => "raw",
             ImageFormat::Qcow2 => "qcow2",
             ImageFormat::Vhdx => "vhdx",
+            ImageFormat::Vmdk => "vmdk",
         }
     }
 
@@ -38,6 +41,7 @@ impl ImageFormat {
             "raw" => Some(ImageFormat::Raw),
             "qcow2" => Some(ImageFormat::Qcow2),
             "vhdx" => Some(ImageFormat::Vhdx),
+            "vmdk" => Some(ImageFormat::Vmdk),
             _ => None,
         }
     }
@@ -59,5 +63,22 @@ pub fn detect(file: &dyn BlockRead) -> block_io::Result<ImageFormat> {
     if head == *vhdx::SIGNATURE {
         return Ok(ImageFormat::Vhdx);
     }
+    let sparse = head.starts_with(vmdk::SPARSE_MAGIC) || head.starts_with(vmdk::COWD_MAGIC);
+    if sparse || head == vmdk::SESPARSE_MAGIC || is_descriptor(file)? {
+        return Ok(ImageFormat::Vmdk);
+    }
     Ok(ImageFormat::Raw)
+}
+
+/// A VMDK descriptor of its own: text that starts with its signature, comments and blank lines before
+/// it allowed.
+fn is_descriptor(file: &dyn BlockRead) -> block_io::Result<bool> {
+    let mut head = [0; 512];
+    let len = file.size().min(512) as usize;
+    file.read_at(0, &mut head[..len])?;
+    Ok(head
+        .split(|byte| *byte == b'\n')
+        .map(<[u8]>::trim_ascii)
+        .find(|line| !line.is_empty())
+        .is_some_and(|line| line.starts_with(vmdk::DESCRIPTOR_SIGNATURE)))
 }

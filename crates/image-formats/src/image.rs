@@ -9,7 +9,7 @@ use crate::detect::{ImageFormat, detect};
 use crate::error::OpenError;
 use crate::finding::Finding;
 use crate::gate::{GateError, MAX_DEPTH, OpenGate};
-use crate::{qcow2, vhdx};
+use crate::{qcow2, vhdx, vmdk};
 
 /// An open image, read as the disk it holds.
 pub struct Image {
@@ -111,15 +111,29 @@ pub(crate) struct Opener<'g> {
 
 impl Opener<'_> {
     fn open(&self, path: &Path, format: Option<ImageFormat>) -> Result<Image, OpenError> {
-        let file = FileDisk::open(path).map_err(|source| OpenError::Io {
-            path: path.to_owned(),
+        self.open_file(read_file(path)?, format)
+    }
+
+    /// The file `name` that the image `from` names, its format left to the caller.
+    pub(crate) fn open_file_named(&self, name: &str, from: &Path) -> Result<ImageFile, OpenError> {
+        let path = self.admit(name, from)?;
+        read_file(&path).map_err(|source| OpenError::Below {
+            path: from.to_owned(),
+            source: Box::new(source),
+        })
+    }
+
+    fn admit(&self, name: &str, from: &Path) -> Result<PathBuf, OpenError> {
+        let shut = |source| OpenError::Gate {
+            path: from.to_owned(),
             source,
-        })?;
-        let file = ImageFile {
-            path: path.to_owned(),
-            disk: Arc::new(file),
         };
-        self.open_file(file, format)
+        if self.depth >= MAX_DEPTH {
+            return Err(shut(GateError::TooDeep {
+                name: name.to_owned(),
+            }));
+        }
+        self.gate.admit(name, from).map_err(shut)
     }
 
     pub(crate) fn open_file(
@@ -148,6 +162,7 @@ impl Opener<'_> {
             },
             ImageFormat::Qcow2 => qcow2::open(file, self)?,
             ImageFormat::Vhdx => vhdx::open(file, self)?,
+            ImageFormat::Vmdk => vmdk::open(file, self)?,
         };
         Ok(Image {
             info: ImageInfo {
@@ -173,16 +188,7 @@ impl Opener<'_> {
         from: &Path,
         format: Option<ImageFormat>,
     ) -> Result<Image, OpenError> {
-        let shut = |source| OpenError::Gate {
-            path: from.to_owned(),
-            source,
-        };
-        if self.depth >= MAX_DEPTH {
-            return Err(shut(GateError::TooDeep {
-                name: name.to_owned(),
-            }));
-        }
-        let path = self.gate.admit(name, from).map_err(shut)?;
+        let path = self.admit(name, from)?;
         let deeper = Opener {
             gate: self.gate,
             depth: self.depth + 1,
@@ -194,4 +200,15 @@ impl Opener<'_> {
                 source: Box::new(source),
             })
     }
+}
+
+fn read_file(path: &Path) -> Result<ImageFile, OpenError> {
+    let disk = FileDisk::open(path).map_err(|source| OpenError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    Ok(ImageFile {
+        path: path.to_owned(),
+        disk: Arc::new(disk),
+    })
 }

@@ -10,6 +10,7 @@ use zstd::stream::raw::{DParameter, Decoder, Operation};
 const ZSTD_WINDOW_LOG: u32 = 23;
 
 thread_local! {
+    static ZLIB: RefCell<libdeflater::Decompressor> = RefCell::new(libdeflater::Decompressor::new());
     static ZSTD: RefCell<Option<Decoder<'static>>> = const { RefCell::new(None) };
     static DEFLATE: RefCell<Option<Decompress>> = const { RefCell::new(None) };
 }
@@ -49,6 +50,16 @@ pub(crate) fn undeflate(packed: &[u8], plain: &mut [u8]) -> Result<(), String> {
     DEFLATE.with_borrow_mut(|slot| {
         let decoder = slot.get_or_insert_with(|| Decompress::new(false));
         inflate(decoder, false, packed, plain)
+    })
+}
+
+/// Inflate the zlib stream at the start of `packed` into `plain`, its checksum verified; gives its
+/// length.
+pub(crate) fn unzlib(packed: &[u8], plain: &mut [u8]) -> Result<usize, String> {
+    ZLIB.with_borrow_mut(|decoder| {
+        decoder
+            .zlib_decompress(packed, plain)
+            .map_err(|error| error.to_string())
     })
 }
 

@@ -30,6 +30,7 @@ pub mod output;
 pub mod qcow2;
 pub mod raw;
 pub mod vhdx;
+pub mod vmdk;
 
 pub use copy::{CopyError, CopyOptions, Progress, copy};
 pub use detect::{ImageFormat, detect};

@@ -20,6 +20,9 @@ const OUR_FORMATS: &[&str] = &[
     "vhdx",
     "vhdx:fixed,block_size=4M",
     "vhdx:block_size=256M",
+    "vmdk:monolithicSparse",
+    "vmdk:monolithicFlat",
+    "vmdk:streamOptimized",
 ];
 
 const MIB: u64 = 1 << 20;
@@ -97,6 +100,7 @@ fn our_own_images_read_back() {
         assert!(image.info().guessed);
         conformance::check_reads(&image, &expected);
         std::fs::remove_file(path).unwrap();
+        let _ = std::fs::remove_file(dir.path().join("image-flat.vmdk"));
     }
 }
 
@@ -522,7 +526,7 @@ fn fixture_images(test: &str, dir: &tempfile::TempDir) -> Vec<std::path::PathBuf
 }
 
 /// Parts of the names of fixtures that are read.
-const FIXTURE_KINDS: &[&str] = &[".qcow2", ".vhdx"];
+const FIXTURE_KINDS: &[&str] = &[".qcow2", ".vhdx", ".vmdk"];
 
 /// Bytes of the tables are changed, and the file is cut at many places: whatever comes out, it is an
 /// answer, not a panic, and what is called zero reads as zero.
@@ -568,6 +572,14 @@ const CHANGED: &[(&str, &[std::ops::Range<usize>])] = &[
     ("qcow2:cluster_size=512", &[0..112, 49_000..52_000]),
     ("qcow2:zstd,cluster_size=4K", &[0..112, 30_000..42_000]),
     ("qcow2:zlib", &[0..64, 64..112]),
+    (
+        "vmdk:monolithicSparse",
+        &[0..96, 0x200..0x400, 21 * 512..40 * 512],
+    ),
+    (
+        "vmdk:streamOptimized",
+        &[0..96, 0x200..0x400, 0x1_0000..0x2_0000],
+    ),
     (
         "vhdx",
         &[

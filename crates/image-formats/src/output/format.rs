@@ -13,6 +13,31 @@ pub enum OutputFormat {
     Qcow2(Qcow2Options),
     /// The format of Hyper-V.
     Vhdx(VhdxOptions),
+    /// The format of VMware.
+    Vmdk(VmdkKind),
+}
+
+/// The kinds of VMDK that are written, by VMware's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VmdkKind {
+    /// One file, grains as they come. Runs on Workstation and Fusion.
+    MonolithicSparse,
+    /// A descriptor, and a raw file beside it. Runs on Workstation and Fusion.
+    MonolithicFlat,
+    /// One file, compressed, for import into ESXi and vSphere, and for OVF.
+    StreamOptimized,
+}
+
+impl VmdkKind {
+    /// VMware's name, which stands in the descriptor.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            VmdkKind::MonolithicSparse => "monolithicSparse",
+            VmdkKind::MonolithicFlat => "monolithicFlat",
+            VmdkKind::StreamOptimized => "streamOptimized",
+        }
+    }
 }
 
 /// How a raw file is written.
@@ -77,7 +102,7 @@ impl Default for VhdxOptions {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FormatError {
     /// No such format.
-    #[error("unknown output format {name:?}; known are raw, qcow2, vhdx")]
+    #[error("unknown output format {name:?}; known are raw, qcow2, vhdx, vmdk")]
     Unknown {
         /// What was written.
         name: String,
@@ -112,6 +137,7 @@ impl OutputFormat {
             OutputFormat::Raw(_) => "raw",
             OutputFormat::Qcow2(_) => "qcow2",
             OutputFormat::Vhdx(_) => "vhdx",
+            OutputFormat::Vmdk(_) => "vmdk",
         }
     }
 
@@ -128,6 +154,7 @@ impl OutputFormat {
             OutputFormat::Raw(_) => "raw",
             OutputFormat::Qcow2(_) => "qcow2",
             OutputFormat::Vhdx(_) => "vhdx",
+            OutputFormat::Vmdk(_) => "vmdk",
         }
     }
 }
@@ -142,6 +169,7 @@ impl FromStr for OutputFormat {
             "raw" => parse_raw(options).map(OutputFormat::Raw),
             "qcow2" => parse_qcow2(options).map(OutputFormat::Qcow2),
             "vhdx" => parse_vhdx(options).map(OutputFormat::Vhdx),
+            "vmdk" => parse_vmdk(options).map(OutputFormat::Vmdk),
             _ => Err(FormatError::Unknown {
                 name: name.to_owned(),
             }),
@@ -168,6 +196,7 @@ impl fmt::Display for OutputFormat {
                     options.push(format!("cluster_size={}", qcow2.cluster_size));
                 }
             }
+            OutputFormat::Vmdk(kind) => options.push(kind.name().to_owned()),
             OutputFormat::Vhdx(vhdx) => {
                 if vhdx.fixed {
                     options.push("fixed".to_owned());
@@ -263,6 +292,25 @@ fn parse_vhdx<'a>(options: impl Iterator<Item = &'a str>) -> Result<VhdxOptions,
     Ok(vhdx)
 }
 
+fn parse_vmdk<'a>(options: impl Iterator<Item = &'a str>) -> Result<VmdkKind, FormatError> {
+    let mut kind = VmdkKind::MonolithicSparse;
+    for option in options {
+        kind = [
+            VmdkKind::MonolithicSparse,
+            VmdkKind::MonolithicFlat,
+            VmdkKind::StreamOptimized,
+        ]
+        .into_iter()
+        .find(|kind| kind.name().eq_ignore_ascii_case(option))
+        .ok_or_else(|| FormatError::Option {
+            format: "vmdk",
+            option: option.to_owned(),
+            known: "monolithicSparse, monolithicFlat, streamOptimized",
+        })?;
+    }
+    Ok(kind)
+}
+
 /// Bytes, with K, M or G as powers of 1024.
 fn parse_size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()?.to_ascii_lowercase() {
@@ -287,6 +335,7 @@ mod tests {
             "qcow2:zstd",
             "qcow2:zlib,cluster_size=131072",
             "vhdx",
+            "vmdk:streamOptimized",
             "vhdx:fixed,block_size=4194304,sector_size=4096",
         ] {
             assert_eq!(text.parse::<OutputFormat>().unwrap().to_string(), text);

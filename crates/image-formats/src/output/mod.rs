@@ -6,7 +6,9 @@ mod parts;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use format::{Compression, FormatError, OutputFormat, Qcow2Options, RawOptions, VhdxOptions};
+pub use format::{
+    Compression, FormatError, OutputFormat, Qcow2Options, RawOptions, VhdxOptions, VmdkKind,
+};
 pub use parts::PartFile;
 pub(crate) use parts::sync_directory;
 
@@ -14,6 +16,7 @@ use crate::codec::Codec;
 use crate::qcow2::Qcow2Writer;
 use crate::raw::RawWriter;
 use crate::vhdx::VhdxWriter;
+use crate::vmdk::{FlatWriter, SparseWriter, StreamWriter};
 
 /// How an output is made, beyond what its format says.
 #[derive(Debug, Clone, Default)]
@@ -232,6 +235,21 @@ pub fn create(
             Box::new(VhdxWriter::new(virtual_size, vhdx)?),
             vec![path.to_owned()],
         ),
+        OutputFormat::Vmdk(VmdkKind::StreamOptimized) => (
+            Box::new(StreamWriter::new(virtual_size, path)?),
+            vec![path.to_owned()],
+        ),
+        OutputFormat::Vmdk(VmdkKind::MonolithicSparse) => (
+            Box::new(SparseWriter::new(virtual_size, path)?),
+            vec![path.to_owned()],
+        ),
+        OutputFormat::Vmdk(VmdkKind::MonolithicFlat) => {
+            let flat = flat_path(path);
+            (
+                Box::new(FlatWriter::new(virtual_size, &flat)?),
+                vec![path.to_owned(), flat],
+            )
+        }
     };
     let files = names
         .iter()
@@ -275,6 +293,13 @@ pub fn create_overlay(
         options,
     };
     sink.finish()
+}
+
+/// `disk-flat.vmdk` for `disk.vmdk`.
+fn flat_path(path: &Path) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push("-flat.vmdk");
+    path.with_file_name(name)
 }
 
 impl Sink {
