@@ -332,7 +332,17 @@ fn kmod_reads_a_plain_module_under_a_packed_name() {
         .unwrap()
         .path();
     let module = std::fs::read(version.join("kernel/drivers/block/virtio_blk.ko")).unwrap();
-    for suffix in ["xz", "zst", "gz"] {
+    // A kmod built without a library does not know the suffix; one that finds such modules in its
+    // distribution was built with it.
+    let features = Command::new("modinfo").arg("--version").output().unwrap();
+    let features = String::from_utf8_lossy(&features.stdout).into_owned();
+    let known = [("xz", "+XZ"), ("zst", "+ZSTD"), ("gz", "+ZLIB")];
+    let known: Vec<_> = known
+        .into_iter()
+        .filter(|(_, feature)| features.contains(feature))
+        .collect();
+    assert!(!known.is_empty(), "{features}");
+    for (suffix, _) in known {
         let named = work.path().join(format!("virtio_blk.ko.{suffix}"));
         std::fs::write(&named, &module).unwrap();
         let seen = Command::new("modinfo")
