@@ -307,6 +307,15 @@ mod tests {
             "initramfs-prompt"
         );
         assert_eq!(
+            failed_as(include_bytes!("logs/emergency.log")),
+            "emergency-mode"
+        );
+        assert_eq!(failed_as(include_bytes!("logs/panic.log")), "kernel-panic");
+        assert_eq!(
+            failed_as(include_bytes!("logs/grub-rescue.log")),
+            "grub-rescue"
+        );
+        assert_eq!(
             failed_as(include_bytes!("logs/grub-prompt.log")),
             "grub-prompt"
         );
@@ -318,6 +327,30 @@ mod tests {
             failed_as(include_bytes!("logs/ovmf-blank.log")),
             "uefi-shell"
         );
+    }
+
+    #[test]
+    fn a_captured_start_that_went_well() {
+        let log = include_bytes!("logs/ahci-login.log");
+        assert_eq!(
+            judge(log, LONG),
+            Some(Verdict::Passed("edge01 login:".into()))
+        );
+        // And every part of it up to there says nothing yet, however long the pause.
+        let end = plain_text(log).find("edge01 login:").unwrap();
+        let watch = Watch::for_login().unwrap();
+        let text = plain_text(log);
+        for (at, _) in text
+            .char_indices()
+            .take_while(|(at, _)| *at < end)
+            .step_by(40)
+        {
+            assert_eq!(
+                watch.judge(text.get(..at).unwrap(), LONG),
+                None,
+                "after {at} bytes"
+            );
+        }
     }
 
     #[test]
