@@ -11,10 +11,32 @@ pub const TEXT_MEMORY: u64 = 0xb8000;
 pub const TEXT_MEMORY_SIZE: u64 = 0x8000;
 const COLUMNS: usize = 80;
 
-/// The font that the VGA has in ROM, which is also the Linux console's: 256 shapes of 16 rows, code page 437. From
+/// The font that the VGA has in ROM: 256 shapes of 16 rows, code page 437. From
 /// `vgafonts.c` of SeaVGABIOS, which took it from the public domain (J. Gil's fntcol16).
 const FONT: &[u8; 4096] = include_bytes!("vga-8x16.font");
 const ROWS: usize = 16;
+
+/// Shapes of the Linux console's font that differ from the VGA's, the top row in the highest byte. Read off a picture of a
+/// console that showed all characters.
+#[rustfmt::skip]
+const LINUX_SHAPES: &[(char, u128)] = &[
+    ('0', 0x0000386cc6c6d6d6c6c66c3800000000),
+    ('M', 0x0000c6eefefed6c6c6c6c6c600000000),
+    ('T', 0x00007e7e5a1818181818183c00000000),
+    ('V', 0x0000c6c6c6c6c6c6c66c381000000000),
+    ('W', 0x0000c6c6c6c6d6d6d6feee6c00000000),
+    ('X', 0x0000c6c66c7c38387c6cc6c600000000),
+    ('Y', 0x0000666666663c181818183c00000000),
+    ('Z', 0x0000fec6860c183060c2c6fe00000000),
+    ('`', 0x0030180c000000000000000000000000),
+    ('f', 0x00001c36323078303030307800000000),
+    ('m', 0x0000000000ecfed6d6d6d6c600000000),
+    ('v', 0x0000000000c6c6c6c6c66c3800000000),
+    ('w', 0x0000000000c6c6d6d6d6fe6c00000000),
+    ('x', 0x0000000000c66c3838386cc600000000),
+    ('|', 0x00001818181818181818181800000000),
+    ('~', 0x0076dc00000000000000000000000000),
+];
 
 /// Largest screen that is read, in pixels on a side.
 const LARGEST: usize = 8192;
@@ -168,6 +190,11 @@ fn shapes() -> HashMap<[u8; ROWS], char> {
             shapes.insert(*shape, char::from(code));
         }
     }
+    shapes.extend(
+        LINUX_SHAPES
+            .iter()
+            .map(|(c, shape)| (shape.to_be_bytes(), *c)),
+    );
     shapes
 }
 
@@ -207,6 +234,24 @@ mod tests {
         ] {
             let screen = Screen::from_ppm(&drawn(&["", &all, " x"], 100, ink, paper)).unwrap();
             assert_eq!(screen.text(), format!("\n{all}\n x"));
+        }
+    }
+
+    #[test]
+    fn the_shapes_of_the_linux_console_are_told_apart_too() {
+        let all: std::collections::HashSet<_> =
+            LINUX_SHAPES.iter().map(|(_, shape)| *shape).collect();
+        assert_eq!(all.len(), LINUX_SHAPES.len());
+        let vga: Vec<u128> = FONT
+            .as_chunks::<ROWS>()
+            .0
+            .iter()
+            .map(|shape| u128::from_be_bytes(*shape))
+            .collect();
+        for (c, shape) in LINUX_SHAPES {
+            for (code, other) in vga.iter().enumerate().skip(33).take(94) {
+                assert_ne!(shape, other, "{c} looks like {code}");
+            }
         }
     }
 
