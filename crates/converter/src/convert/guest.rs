@@ -55,11 +55,31 @@ pub fn open_guest(
 ) -> anyhow::Result<Guest> {
     let mut volumes = Vec::new();
     for (index, open) in disks.iter().enumerate() {
+        if is_blank(open)? {
+            continue;
+        }
         for volume in &open.survey.volumes {
             volumes.push(open_volume(index, open, volume)?);
         }
     }
     Ok(Guest::assemble(volumes, hardware, root)?)
+}
+
+/// Whether a disk was never used: no table, nothing that probing knows, and zeroes at both ends,
+/// where everything that was ever put on a disk begins or leaves its mark.
+fn is_blank(open: &OpenDisk) -> anyhow::Result<bool> {
+    if !open.survey.is_unknown() {
+        return Ok(false);
+    }
+    let size = open.disk.size();
+    let mut end = vec![0; usize::try_from(size.min(1 << 20))?];
+    for offset in [0, size - end.len() as u64] {
+        open.disk.read_at(offset, &mut end)?;
+        if end.iter().any(|byte| *byte != 0) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn open_volume(index: usize, open: &OpenDisk, volume: &Volume) -> anyhow::Result<GuestVolume> {

@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use block_io::{BlockRead, Unreadable};
 use clap::Args as ClapArgs;
 use driver_injection::{Guest, Outcome, Plan, RootChoice, Target, apply, inspect, plan};
@@ -132,9 +132,10 @@ fn open_guest(args: &Args, source: &Source, disks: &[OpenDisk]) -> anyhow::Resul
     }
     let hardware = machine::source_hardware(source);
     let root = args.root.clone().unwrap_or_default();
-    guest::open_guest(disks, &hardware, &root)
-        .context("use --as-is to copy the disks without changing what is on them")
-        .map(Some)
+    let guest = guest::open_guest(disks, &hardware, &root).map_err(|error| {
+        anyhow!("{error:#}\nuse --as-is to copy the disks without changing what is on them")
+    })?;
+    Ok(Some(guest))
 }
 
 fn plan_fixups(guest: &Guest, source: &Source) -> anyhow::Result<Plan> {
