@@ -28,7 +28,7 @@ const JOURNALS: &[(&str, &str)] = &[
 
 /// Make, on a mounted file system, what leaves blocks in the journal: new files, deleted ones
 /// (revokes), files that begin with the journal's magic number, deleted files still open (orphans).
-fn work(root: &Path) -> Vec<fs::File> {
+fn work(root: &Path, fast_commits: bool) -> Vec<fs::File> {
     let mut random = Seeded(3);
     fs::create_dir(root.join("dir")).unwrap();
     for n in 0..300 {
@@ -60,8 +60,23 @@ fn work(root: &Path) -> Vec<fs::File> {
         fs::remove_file(&path).unwrap();
         open.push(file);
     }
-    fs::write(root.join("last"), b"the last words").unwrap();
-    run_ok("sync", &["-f", text(root)]);
+    if fast_commits {
+        // Linux 6.18 does not replay the fast commits fsync would make here ("corrupted journal
+        // superblock"), so there would be nothing to compare with.
+        fs::write(root.join("last"), b"the last words").unwrap();
+        run_ok("sync", &["-f", text(root)]);
+        return open;
+    }
+    // From here on only fsync: it commits the journal and leaves bitmaps and counters unwritten.
+    for n in 0..6 {
+        let mut file = fs::File::create(root.join(format!("fill-{n}"))).unwrap();
+        // May take blocks that were directories, whose old contents the log still holds (revokes).
+        file.write_all(&random.bytes(7 << 20)).unwrap();
+        file.sync_all().unwrap();
+    }
+    let mut last = fs::File::create(root.join("last")).unwrap();
+    last.write_all(b"the last words").unwrap();
+    last.sync_all().unwrap();
     open
 }
 
@@ -70,7 +85,7 @@ fn dirty_image(test: &str, dir: &Path, name: &str, args: &str, options: &str) ->
     let (image, copy) = (dir.join(name), dir.join(format!("{name}-copy")));
     mke2fs(&image, 64 << 20, args, None);
     let mount = Mount::new(test, &image, options)?;
-    let open = work(mount.path());
+    let open = work(mount.path(), args.contains("fast_commit"));
     run_ok("cp", &["--sparse=always", text(&image), text(&copy)]);
     drop(open);
     drop(mount);
@@ -146,6 +161,7 @@ fn dirty_journals_read_and_replay_as_the_kernel_does() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
+    let mut compared = 0;
     for (name, args) in JOURNALS {
         for options in [
             "rw",
@@ -161,9 +177,18 @@ fn dirty_journals_read_and_replay_as_the_kernel_does() {
                 header.contains("needs_recovery"),
                 "{what}: the image is not dirty"
             );
+            // What fsync wrote as fast commits is refused by name, not guessed at.
+            if *name == "fast-commit"
+                && let Err(error) = ExtTree::open(FileDisk::open(&image).unwrap())
+            {
+                assert_eq!(error.kind(), TreeErrorKind::Unsupported, "{what}: {error}");
+                assert!(error.to_string().contains("fast_commit"), "{what}: {error}");
+                continue;
+            }
             let Some(files) = kernel_view(test, &image) else {
                 return;
             };
+            compared += 1;
             assert!(files.len() > 200, "{what}");
             let before = fs::read(&image).unwrap();
             // A copy of the used blocks alone, as the journal has them, is the same to the kernel.
@@ -173,15 +198,9 @@ fn dirty_journals_read_and_replay_as_the_kernel_does() {
                 kernel_view(test, &used).unwrap() == files,
                 "{what}: copy of used blocks"
             );
-            match ExtTree::open(FileDisk::open(&image).unwrap()) {
-                Ok(tree) => assert_reads(&tree, &files, &what),
-                // What the kernel wrote as fast commits only is refused, not guessed.
-                Err(e) if e.to_string().contains("fast_commit") => {
-                    assert_eq!(*name, "fast-commit");
-                    continue;
-                }
-                Err(e) => panic!("{what}: {e}"),
-            }
+            let tree = ExtTree::open(FileDisk::open(&image).unwrap()).unwrap();
+            assert_reads(&tree, &files, &what);
+            drop(tree);
             let refused = FileDiskMut::open(&image).unwrap();
             let error = ExtTree::open_rw(refused, Recovery::Refuse).unwrap_err();
             assert_eq!(error.kind(), TreeErrorKind::Dirty, "{what}");
@@ -205,6 +224,10 @@ fn dirty_journals_read_and_replay_as_the_kernel_does() {
             assert_eq!(after.len(), files.len() + 1, "{what}");
         }
     }
+    assert!(
+        compared >= JOURNALS.len(),
+        "only {compared} journals were compared"
+    );
 }
 
 /// Where journal block 0 lies, in bytes.

@@ -230,6 +230,7 @@ fn step(random: &mut Seeded, tree: &mut dyn FileTree, model: &mut dyn FileTree, 
         // An empty write changes nothing here, as pwrite; in the model it lets the file grow.
         30..38 if bytes.is_empty() => t.write_at(&path, offset, &[1]),
         30..38 => t.write_at(&path, offset, &bytes),
+        38..46 if offset.is_multiple_of(2) => t.truncate(&path, offset % 700),
         38..46 => t.truncate(&path, offset),
         46..58 => t.create_dir(&path, Attributes { mode: 0o755, ..new }),
         58..66 => {
