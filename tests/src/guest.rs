@@ -145,12 +145,16 @@ impl Guest {
     }
 }
 
-/// The directory with `p2v` and `p2v-agent`, built for release: they read and hash whole disks.
+/// The directory with `p2v` and `p2v-agent`, built for release: they read and hash whole disks. `P2V_PROGRAMS` in the
+/// environment names one where they are built already.
 ///
 /// # Panics
 /// When they do not build.
 #[must_use]
 pub fn programs() -> PathBuf {
+    if let Some(directory) = std::env::var_os("P2V_PROGRAMS") {
+        return directory.into();
+    }
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let built = Command::new(cargo)
         .args([

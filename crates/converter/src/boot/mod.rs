@@ -143,7 +143,7 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let (memory_bytes, vcpus) = share(&target, args, accelerator.is_kvm);
     eprintln!(
         "{}: starting under {} ({}), {} MiB, {vcpus} processor(s), {}",
-        target.machine.name.escape_debug(),
+        shown(&target.machine.name),
         if accelerator.is_kvm { "KVM" } else { "TCG" },
         accelerator.why,
         memory_bytes >> 20,
@@ -269,7 +269,7 @@ fn announce(outcome: &Outcome, elapsed: Duration, patience: Duration) -> ExitCod
     let seconds = elapsed.as_secs_f32();
     match outcome {
         Outcome::Passed(line) => {
-            println!("pass after {seconds:.0} s: {}", line.escape_debug());
+            println!("pass after {seconds:.0} s: {}", shown(line));
             ExitCode::SUCCESS
         }
         Outcome::Failed {
@@ -279,7 +279,7 @@ fn announce(outcome: &Outcome, elapsed: Duration, patience: Duration) -> ExitCod
         } => {
             println!(
                 "fail after {seconds:.0} s: {name}: {meaning}: {}",
-                line.escape_debug()
+                shown(line)
             );
             ExitCode::from(SHOWED_A_BAD_SIGN)
         }
@@ -295,6 +295,11 @@ fn announce(outcome: &Outcome, elapsed: Duration, patience: Duration) -> ExitCod
             ExitCode::from(INTERRUPTED)
         }
     }
+}
+
+/// Without what would steer a terminal: names and lines come from guests.
+fn shown(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).collect()
 }
 
 /// QEMU for a test, or a named skip; with `P2V_REQUIRE_TOOLS` set, its absence is a failure.
