@@ -21,6 +21,8 @@ struct Cli {
 enum Verb {
     Convert(convert::Args),
     Boot(boot::Args),
+    Boot(crate::boot::Args),
+    Serve(crate::serve::Args),
 }
 
 /// Run the verb the user named; print what failed, and why, to standard error.
@@ -40,5 +42,7 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Convert(args) => convert::run(args),
         Verb::Boot(args) => boot::run(&args),
+        Verb::Boot(args) => crate::boot::run(&args),
+        Verb::Serve(args) => crate::serve::run(args),
     }
 }

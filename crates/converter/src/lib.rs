@@ -9,4 +9,5 @@ pub mod convert;
 pub mod describe;
 pub mod files;
 pub mod progress;
+pub mod serve;
 pub mod store_dir;
