@@ -21,8 +21,9 @@ struct Cli {
 enum Verb {
     Convert(convert::Args),
     Boot(boot::Args),
-    Boot(crate::boot::Args),
     Serve(crate::serve::Args),
+    Machines(crate::machines::Args),
+    Store(crate::store_cmd::Args),
 }
 
 /// Run the verb the user named; print what failed, and why, to standard error.
@@ -42,7 +43,8 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Convert(args) => convert::run(args),
         Verb::Boot(args) => boot::run(&args),
-        Verb::Boot(args) => crate::boot::run(&args),
         Verb::Serve(args) => crate::serve::run(args),
+        Verb::Machines(args) => crate::machines::run(args),
+        Verb::Store(args) => crate::store_cmd::run(args),
     }
 }

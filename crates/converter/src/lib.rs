@@ -8,6 +8,8 @@ pub mod cli;
 pub mod convert;
 pub mod describe;
 pub mod files;
+pub mod machines;
 pub mod progress;
 pub mod serve;
+pub mod store_cmd;
 pub mod store_dir;

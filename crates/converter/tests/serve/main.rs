@@ -3,12 +3,14 @@
 
 mod client;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use block_io::BlockRead;
 use chunk_store::Store;
+use chunking::ChunkId;
 use client::{Agent, Connection, config, head};
 use stream_protocol::client::PushError;
 use stream_protocol::message::{ErrorBody, Opened};
@@ -337,12 +339,16 @@ fn a_killed_agent_run_again_sends_only_what_is_missing() {
     let sent = first.push.progress();
     drop(first);
     // The machine went on living.
+    let before = disks[0].clone();
     disks[0][1_500_000] ^= 1;
     let mut second = Agent::new(&serve.to, config("m", "k", "r2", &disks), &disks);
     second.run().unwrap();
     let again = second.push.progress();
+    // Both runs together sent each chunk once.
+    let mut distinct: BTreeSet<ChunkId> = disks[0].chunks(16_384).map(ChunkId::of).collect();
+    distinct.extend(before.chunks(16_384).map(ChunkId::of));
     assert!(
-        again.known_bytes + 16_384 >= sent.durable_bytes,
+        sent.sent_chunks + again.sent_chunks <= distinct.len() as u64,
         "{again:?} {sent:?}"
     );
     drop(serve);
@@ -397,6 +403,93 @@ fn an_interrupted_server_ends_well_and_the_store_is_whole() {
     );
     assert!(serve.child.wait().unwrap().success());
     check_stored(&store, "m", &disks);
+}
+
+/// What `p2v` with these arguments prints, and its exit code.
+fn p2v(store: &Path, args: &[&str]) -> (String, Option<i32>) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_p2v"));
+    let output = command
+        .args(args)
+        .arg("--store")
+        .arg(store)
+        .output()
+        .unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(!text.is_empty() || !errors.is_empty());
+    (text + &errors, output.status.code())
+}
+
+#[test]
+fn the_list_of_machines_beside_a_running_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    let (text, code) = p2v(&store, &["machines"]);
+    assert!(
+        code == Some(0) && text.contains("Nothing has arrived"),
+        "{text}"
+    );
+    assert!(!store.exists());
+
+    let serve = Serve::start(&store);
+    let disks = [disk(12, 2_000_384)];
+    let to = &serve.to;
+    Agent::new(to, config("web 01", "k", "r", &disks), &disks)
+        .run()
+        .unwrap();
+    let mut other = Agent::new(to, config("db", "k2", "r", &disks), &disks);
+    while other.push.progress().durable_bytes == 0 {
+        assert!(other.step(&mut |_| false).is_none());
+    }
+    let (text, code) = p2v(&store, &["machines", "--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let lines: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(lines[0]["machine"], "web 01");
+    assert_eq!(lines[0]["state"], "verified");
+    assert_eq!(lines[0]["size"], 2_000_384);
+    assert_eq!(lines[1]["machine"], "db");
+    assert_eq!(lines[1]["state"], "arriving");
+    let percent = lines[1]["percent"].as_u64().unwrap();
+    assert!((1..=100).contains(&percent), "{percent}");
+    let (table, _) = p2v(&store, &["machines"]);
+    assert!(
+        table.contains("web 01") && table.contains("verified"),
+        "{table}"
+    );
+
+    let (text, code) = p2v(&store, &["store", "verify"]);
+    assert!(
+        code == Some(0) && text.contains("all are what was sent"),
+        "{text}"
+    );
+    let (text, _) = p2v(&store, &["store", "stats", "--json"]);
+    let stats: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(stats["snapshots"], 1);
+    // What would write is refused while the server has the store, in words.
+    let (text, code) = p2v(&store, &["store", "rebuild-index"]);
+    assert!(
+        code == Some(1) && text.contains("p2v: opening the store"),
+        "{text}"
+    );
+    drop(serve);
+
+    let (text, code) = p2v(&store, &["store", "gc", "--drop-unfinished", "--json"]);
+    assert_eq!(code, Some(0), "{text}");
+    let (_, code) = p2v(&store, &["store", "rebuild-index"]);
+    assert_eq!(code, Some(0));
+    let (text, _) = p2v(&store, &["machines"]);
+    assert!(!text.contains("arriving"), "{text}");
+    check_stored(&store, "web 01", &disks);
+
+    // A flipped byte is found, and the exit code says so.
+    let mut packs = std::fs::read_dir(store.join("packs")).unwrap();
+    let pack = packs.next().unwrap().unwrap().path();
+    let mut bytes = std::fs::read(&pack).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&pack, bytes).unwrap();
+    let (text, code) = p2v(&store, &["store", "verify"]);
+    assert_eq!(code, Some(2), "{text}");
 }
 
 /// Run a foreign program, or count a skip.
