@@ -1,6 +1,6 @@
 //! `p2v store`: verify, collect, count and mend what is kept.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, ensure};
@@ -17,23 +17,29 @@ pub const DAMAGED: u8 = 2;
 /// Verify, collect, count and mend what is kept.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    #[command(subcommand)]
+    what: What,
+}
+
+/// The options of every subcommand.
+#[derive(Debug, clap::Args)]
+struct Common {
     #[command(flatten)]
     store: StoreArgs,
 
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long)]
     json: bool,
-
-    #[command(subcommand)]
-    what: What,
 }
 
 #[derive(Debug, clap::Subcommand)]
 enum What {
     /// Read and hash everything that is kept; the exit code is 2 if something is damaged
-    Verify,
+    Verify(Common),
     /// Remove what no machine needs
     Gc {
+        #[command(flatten)]
+        common: Common,
         /// Rewrite a pack when at least this share of it is garbage, from 0 to 1
         #[arg(long, value_name = "SHARE", default_value_t = 0.25)]
         rewrite_above: f64,
@@ -42,9 +48,21 @@ enum What {
         drop_unfinished: bool,
     },
     /// Say how much is kept, and what that takes
-    Stats,
+    Stats(Common),
     /// Read the index from the packs again
-    RebuildIndex,
+    RebuildIndex(Common),
+}
+
+impl Common {
+    fn directory(&self) -> anyhow::Result<PathBuf> {
+        let directory = self.store.directory()?;
+        ensure!(
+            directory.exists(),
+            "there is no store in {}; name it with --store or P2V_STORE",
+            directory.display()
+        );
+        Ok(directory)
+    }
 }
 
 /// Run the verb.
@@ -52,15 +70,10 @@ enum What {
 /// # Errors
 /// When the store cannot be read or written.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
-    let directory = args.store.directory()?;
-    ensure!(
-        directory.exists(),
-        "there is no store in {}; name it with --store or P2V_STORE",
-        directory.display()
-    );
     match args.what {
-        What::Verify => verify(&directory, args.json),
+        What::Verify(common) => verify(&common.directory()?, common.json),
         What::Gc {
+            common,
             rewrite_above,
             drop_unfinished,
         } => {
@@ -72,10 +85,10 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
                 rewrite_above,
                 drop_inactive_pushes: drop_unfinished,
             };
-            collect(&directory, how, args.json)
+            collect(&common.directory()?, how, common.json)
         }
-        What::Stats => stats(&directory, args.json),
-        What::RebuildIndex => rebuild(&directory, args.json),
+        What::Stats(common) => stats(&common.directory()?, common.json),
+        What::RebuildIndex(common) => rebuild(&common.directory()?, common.json),
     }
 }
 

@@ -85,8 +85,8 @@ fn check_stored(store: &Path, machine: &str, disks: &[Vec<u8>]) {
     let store = Store::open(store).unwrap();
     let listing = store.snapshots().unwrap();
     assert!(listing.damaged.is_empty());
-    let found = listing.snapshots.iter().filter(|s| s.machine == machine);
-    let snapshot = found.last().expect("a snapshot");
+    let mut found = listing.snapshots.iter().filter(|s| s.machine == machine);
+    let snapshot = found.next_back().expect("a snapshot");
     assert!(snapshot.verified);
     for (number, data) in disks.iter().enumerate() {
         let disk = store.open_disk(snapshot, number).unwrap();
