@@ -131,3 +131,26 @@ fn forbidden_imports_are_absent() {
         assert!(!has, "{name} imports {import}: {why}");
     }
 }
+
+#[test]
+fn every_dependency_has_its_line() {
+    let list = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/dependencies.md");
+    let list = std::fs::read_to_string(list).unwrap();
+    // Rows are `| name version, name version … | …`; a name may stand anywhere in the first cell.
+    let used = list.split("## Looked at").next().unwrap();
+    let cells: String = used
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.split(" |").next())
+        .map(|c| format!(" {c} "))
+        .collect();
+    let imports = workspace_imports();
+    for (name, dependencies) in &imports {
+        for dependency in dependencies.iter().filter(|d| !imports.contains_key(*d)) {
+            let listed = cells.contains(&format!(" {dependency} "));
+            assert!(
+                listed,
+                "{name} uses {dependency}, which has no line in docs/dependencies.md"
+            );
+        }
+    }
+}
