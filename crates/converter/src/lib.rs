@@ -8,6 +8,7 @@ pub mod cli;
 pub mod convert;
 pub mod describe;
 pub mod files;
+pub mod image;
 pub mod machines;
 pub mod progress;
 pub mod serve;

@@ -6,7 +6,7 @@
 
 use block_io::BlockRead;
 
-use crate::{vhdx, vmdk};
+use crate::{vhd, vhdx, vmdk};
 
 /// The formats that can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -20,6 +20,8 @@ pub enum ImageFormat {
     Vhdx,
     /// VMware's VMDK, of any kind.
     Vmdk,
+    /// Microsoft's VHD, which QEMU calls `vpc`.
+    Vhd,
 }
 
 impl ImageFormat {
@@ -31,6 +33,7 @@ impl ImageFormat {
             ImageFormat::Qcow2 => "qcow2",
             ImageFormat::Vhdx => "vhdx",
             ImageFormat::Vmdk => "vmdk",
+            ImageFormat::Vhd => "vpc",
         }
     }
 
@@ -42,6 +45,7 @@ impl ImageFormat {
             "qcow2" => Some(ImageFormat::Qcow2),
             "vhdx" => Some(ImageFormat::Vhdx),
             "vmdk" => Some(ImageFormat::Vmdk),
+            "vpc" | "vhd" => Some(ImageFormat::Vhd),
             _ => None,
         }
     }
@@ -67,7 +71,20 @@ pub fn detect(file: &dyn BlockRead) -> block_io::Result<ImageFormat> {
     if sparse || head == vmdk::SESPARSE_MAGIC || is_descriptor(file)? {
         return Ok(ImageFormat::Vmdk);
     }
+    if head == *vhd::COOKIE || ends_with_footer(file)? {
+        return Ok(ImageFormat::Vhd);
+    }
     Ok(ImageFormat::Raw)
+}
+
+/// A fixed VHD shows only at its end.
+fn ends_with_footer(file: &dyn BlockRead) -> block_io::Result<bool> {
+    let Some(place) = file.size().checked_sub(512) else {
+        return Ok(false);
+    };
+    let mut tail = [0; 8];
+    file.read_at(place, &mut tail)?;
+    Ok(tail == *vhd::COOKIE)
 }
 
 /// A VMDK descriptor of its own: text that starts with its signature, comments and blank lines before

@@ -9,7 +9,7 @@ use crate::detect::{ImageFormat, detect};
 use crate::error::OpenError;
 use crate::finding::Finding;
 use crate::gate::{GateError, MAX_DEPTH, OpenGate};
-use crate::{qcow2, vhdx, vmdk};
+use crate::{qcow2, vhd, vhdx, vmdk};
 
 /// An open image, read as the disk it holds.
 pub struct Image {
@@ -163,6 +163,7 @@ impl Opener<'_> {
             ImageFormat::Qcow2 => qcow2::open(file, self)?,
             ImageFormat::Vhdx => vhdx::open(file, self)?,
             ImageFormat::Vmdk => vmdk::open(file, self)?,
+            ImageFormat::Vhd => vhd::open(file, self)?,
         };
         Ok(Image {
             info: ImageInfo {

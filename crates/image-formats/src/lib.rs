@@ -29,6 +29,7 @@ mod inflate;
 pub mod output;
 pub mod qcow2;
 pub mod raw;
+pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 

@@ -15,6 +15,17 @@ pub enum OutputFormat {
     Vhdx(VhdxOptions),
     /// The format of VMware.
     Vmdk(VmdkKind),
+    /// The older format of Microsoft, and that of Azure and XenServer.
+    Vhd(VhdOptions),
+}
+
+/// How a VHD file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VhdOptions {
+    /// Keep the whole disk; otherwise only blocks with data.
+    pub fixed: bool,
+    /// Round the size up to a whole MiB, as Azure demands.
+    pub whole_mib: bool,
 }
 
 /// The kinds of VMDK that are written, by VMware's names.
@@ -102,7 +113,7 @@ impl Default for VhdxOptions {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FormatError {
     /// No such format.
-    #[error("unknown output format {name:?}; known are raw, qcow2, vhdx, vmdk")]
+    #[error("unknown output format {name:?}; known are raw, qcow2, vhdx, vmdk, vhd")]
     Unknown {
         /// What was written.
         name: String,
@@ -138,6 +149,7 @@ impl OutputFormat {
             OutputFormat::Qcow2(_) => "qcow2",
             OutputFormat::Vhdx(_) => "vhdx",
             OutputFormat::Vmdk(_) => "vmdk",
+            OutputFormat::Vhd(_) => "vhd",
         }
     }
 
@@ -155,6 +167,7 @@ impl OutputFormat {
             OutputFormat::Qcow2(_) => "qcow2",
             OutputFormat::Vhdx(_) => "vhdx",
             OutputFormat::Vmdk(_) => "vmdk",
+            OutputFormat::Vhd(_) => "vpc",
         }
     }
 }
@@ -170,6 +183,7 @@ impl FromStr for OutputFormat {
             "qcow2" => parse_qcow2(options).map(OutputFormat::Qcow2),
             "vhdx" => parse_vhdx(options).map(OutputFormat::Vhdx),
             "vmdk" => parse_vmdk(options).map(OutputFormat::Vmdk),
+            "vhd" => parse_vhd(options).map(OutputFormat::Vhd),
             _ => Err(FormatError::Unknown {
                 name: name.to_owned(),
             }),
@@ -194,6 +208,14 @@ impl fmt::Display for OutputFormat {
                 }
                 if qcow2.cluster_size != Qcow2Options::default().cluster_size {
                     options.push(format!("cluster_size={}", qcow2.cluster_size));
+                }
+            }
+            OutputFormat::Vhd(vhd) => {
+                if vhd.fixed {
+                    options.push("fixed".to_owned());
+                }
+                if vhd.whole_mib {
+                    options.push("azure".to_owned());
                 }
             }
             OutputFormat::Vmdk(kind) => options.push(kind.name().to_owned()),
@@ -311,6 +333,26 @@ fn parse_vmdk<'a>(options: impl Iterator<Item = &'a str>) -> Result<VmdkKind, Fo
     Ok(kind)
 }
 
+fn parse_vhd<'a>(options: impl Iterator<Item = &'a str>) -> Result<VhdOptions, FormatError> {
+    let mut vhd = VhdOptions::default();
+    for option in options {
+        match option {
+            "dynamic" => vhd.fixed = false,
+            "fixed" => vhd.fixed = true,
+            // Azure takes fixed disks of whole MiB and nothing else.
+            "azure" => (vhd.fixed, vhd.whole_mib) = (true, true),
+            _ => {
+                return Err(FormatError::Option {
+                    format: "vhd",
+                    option: option.to_owned(),
+                    known: "dynamic, fixed, azure",
+                });
+            }
+        }
+    }
+    Ok(vhd)
+}
+
 /// Bytes, with K, M or G as powers of 1024.
 fn parse_size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()?.to_ascii_lowercase() {
@@ -336,6 +378,9 @@ mod tests {
             "qcow2:zlib,cluster_size=131072",
             "vhdx",
             "vmdk:streamOptimized",
+            "vhd",
+            "vhd:fixed",
+            "vhd:fixed,azure",
             "vhdx:fixed,block_size=4194304,sector_size=4096",
         ] {
             assert_eq!(text.parse::<OutputFormat>().unwrap().to_string(), text);

@@ -7,7 +7,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use format::{
-    Compression, FormatError, OutputFormat, Qcow2Options, RawOptions, VhdxOptions, VmdkKind,
+    Compression, FormatError, OutputFormat, Qcow2Options, RawOptions, VhdOptions, VhdxOptions,
+    VmdkKind,
 };
 pub use parts::PartFile;
 pub(crate) use parts::sync_directory;
@@ -15,6 +16,7 @@ pub(crate) use parts::sync_directory;
 use crate::codec::Codec;
 use crate::qcow2::Qcow2Writer;
 use crate::raw::RawWriter;
+use crate::vhd::VhdWriter;
 use crate::vhdx::VhdxWriter;
 use crate::vmdk::{FlatWriter, SparseWriter, StreamWriter};
 
@@ -233,6 +235,10 @@ pub fn create(
         ),
         OutputFormat::Vhdx(vhdx) => (
             Box::new(VhdxWriter::new(virtual_size, vhdx)?),
+            vec![path.to_owned()],
+        ),
+        OutputFormat::Vhd(vhd) => (
+            Box::new(VhdWriter::new(virtual_size, vhd)?),
             vec![path.to_owned()],
         ),
         OutputFormat::Vmdk(VmdkKind::StreamOptimized) => (

@@ -172,7 +172,7 @@ impl ImageWriter for StreamWriter {
     }
 
     fn codec(&self) -> Codec {
-        Codec::Zlib { level: 5 }
+        Codec::Zlib { level: 3 }
     }
 
     fn place(

@@ -1,0 +1,74 @@
+//! `p2v image convert`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use block_io::BlockRead;
+use image_formats::{CopyOptions, OutputFormat, OutputOptions, copy, output};
+
+use super::Source;
+use crate::progress::ByteBar;
+
+/// What to convert into what.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  p2v image convert disk.raw --to qcow2:zstd disk.qcow2
+  p2v image convert old.vmdk --to vhdx:fixed new.vhdx --to raw new.raw
+
+Formats: raw[:preallocated], qcow2[:zstd|:zlib][,cluster_size=BYTES],
+  vmdk[:monolithicSparse|:monolithicFlat|:streamOptimized],
+  vhdx[:fixed][,block_size=BYTES][,sector_size=4096]")]
+pub struct Args {
+    #[command(flatten)]
+    source: Source,
+    /// A format, with options after a colon, and the file to write; may be repeated
+    #[arg(long, num_args = 2, value_names = ["FORMAT", "OUT"], required = true)]
+    to: Vec<String>,
+    /// Replace outputs that exist
+    #[arg(long)]
+    force: bool,
+    /// Do not wait until the outputs are on the medium: faster, but not safe from a power cut
+    #[arg(long)]
+    no_flush: bool,
+}
+
+pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
+    let outputs = parse_outputs(&args.to)?;
+    let image = args.source.open()?;
+    let info = image.info();
+    if info.guessed {
+        let name = info.format.qemu_name();
+        eprintln!(
+            "{}: taken for {name}; --from says otherwise",
+            info.path.display()
+        );
+    }
+    for note in &info.notes {
+        eprintln!("{:?}: {note}", note.severity);
+    }
+    let options = OutputOptions {
+        overwrite: args.force,
+        no_flush: args.no_flush,
+    };
+    let mut sinks = Vec::new();
+    for (format, path) in &outputs {
+        let sink = output::create(path, format, image.size(), options.clone())
+            .with_context(|| format!("starting {}", path.display()))?;
+        sinks.push(sink);
+    }
+    let bar = ByteBar::new("converting");
+    let copied = copy(&image, sinks, &bar, &CopyOptions::default());
+    bar.clear();
+    for path in copied.context("converting")? {
+        println!("{}", path.display());
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn parse_outputs(to: &[String]) -> anyhow::Result<Vec<(OutputFormat, PathBuf)>> {
+    to.chunks_exact(2)
+        .map(|pair| Ok((pair[0].parse()?, PathBuf::from(&pair[1]))))
+        .collect()
+}
