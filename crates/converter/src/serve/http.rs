@@ -89,7 +89,7 @@ impl Service {
             Ok(true) => Ok(()),
             Ok(false) => Err(refused("the token is not valid (any more)")),
             Err(error) => {
-                tracing::error!("{error:#}");
+                eprintln!("p2v: {error:#}");
                 let message = "the converter cannot read its tokens";
                 Err(ErrorBody::new(ErrorCode::Internal, message)
                     .advice("look at what `p2v serve` printed"))
@@ -157,7 +157,7 @@ async fn take(service: &Arc<Service>, request: Request<Body>) -> Result<Response
         response
     });
     answered.await.map_err(|error| {
-        tracing::error!("answering failed: {error}");
+        eprintln!("p2v: answering failed: {error}");
         ErrorBody::new(ErrorCode::Internal, "the converter failed to answer")
     })
 }

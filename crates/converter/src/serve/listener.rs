@@ -66,7 +66,7 @@ pub async fn serve(
                 tokio::spawn(connection(stream, tls, router, ending, slot));
             }
             Err(error) => {
-                tracing::warn!("accepting a connection: {error}");
+                eprintln!("p2v: accepting a connection: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -77,7 +77,10 @@ pub async fn serve(
         .await
         .is_err()
     {
-        tracing::warn!("some requests did not end within {} s", GRACE.as_secs());
+        eprintln!(
+            "p2v: some requests did not end within {} s",
+            GRACE.as_secs()
+        );
     }
 }
 

@@ -75,7 +75,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let tokens = Tokens::of(&directory);
     if args.tokens {
         for token in tokens.list()? {
-            println!("{}\tmade {} s after 1970", token.name, token.made);
+            println!("{}  made {}", token.name, crate::machines::utc(token.made));
         }
         return Ok(ExitCode::SUCCESS);
     }
@@ -184,7 +184,7 @@ async fn await_signal(end: watch::Sender<bool>) {
         signal(SignalKind::interrupt()),
         signal(SignalKind::terminate()),
     ) else {
-        tracing::warn!("signals cannot be waited for: requests will be cut at the end");
+        eprintln!("p2v: signals cannot be waited for: requests will be cut at the end");
         return;
     };
     tokio::select! {

@@ -340,7 +340,7 @@ impl Receiver for StoreReceiver {
             });
         }
         for note in &finish.notes {
-            tracing::info!("{}: {}", push.machine, note.escape_debug());
+            eprintln!("p2v: {}: {}", push.machine, note.escape_debug());
         }
         let time = now_seconds();
         let snapshot = active.push.commit(&chunk_store::Commit { time, disks });
@@ -388,7 +388,7 @@ fn conflict(disk: usize, at: u64, sealed: bool) -> ErrorBody {
 
 fn internal(error: impl Into<anyhow::Error>) -> ErrorBody {
     let error = error.into();
-    tracing::error!("{error:#}");
+    eprintln!("p2v: {error:#}");
     ErrorBody::new(
         ErrorCode::Internal,
         format!("the converter failed: {error:#}"),
