@@ -24,6 +24,7 @@ enum Verb {
     Serve(crate::serve::Args),
     Machines(crate::machines::Args),
     Store(crate::store_cmd::Args),
+    Image(crate::image::Args),
 }
 
 /// Run the verb the user named; print what failed, and why, to standard error.
@@ -46,5 +47,6 @@ fn run(verb: Verb) -> anyhow::Result<ExitCode> {
         Verb::Serve(args) => crate::serve::run(args),
         Verb::Machines(args) => crate::machines::run(args),
         Verb::Store(args) => crate::store_cmd::run(args),
+        Verb::Image(args) => crate::image::run(args),
     }
 }
