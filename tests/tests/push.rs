@@ -190,7 +190,7 @@ fn a_killed_agent_run_again_sends_only_what_is_missing() {
     };
     let (path, bytes) = disk_file(converter.folder.path(), "disk.raw", 200_000_000, 2);
     let mut first = converter.agent("m", &[&path]);
-    let mut first = first.args(["--bandwidth", "40M"]).spawn().unwrap();
+    let mut first = first.args(["--bandwidth", "20M"]).spawn().unwrap();
     let mut kept = 0;
     let lines = BufReader::new(first.stdout.take().unwrap()).lines();
     for line in lines {
@@ -227,7 +227,7 @@ fn a_converter_killed_in_the_middle_and_started_again_gets_the_rest() {
     };
     let (path, bytes) = disk_file(converter.folder.path(), "disk.raw", 150_000_000, 3);
     let mut pushing = converter.agent("m", &[&path]);
-    let mut pushing = pushing.args(["--bandwidth", "40M"]).spawn().unwrap();
+    let mut pushing = pushing.args(["--bandwidth", "20M"]).spawn().unwrap();
     let mut lines = BufReader::new(pushing.stdout.take().unwrap()).lines();
     let mut killed = false;
     let mut last = Value::Null;
