@@ -6,7 +6,8 @@
 
 use block_io::BlockRead;
 
-use crate::{vhd, vhdx, vmdk};
+use crate::bytes::array;
+use crate::{vdi, vhd, vhdx, vmdk};
 
 /// The formats that can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +23,8 @@ pub enum ImageFormat {
     Vmdk,
     /// Microsoft's VHD, which QEMU calls `vpc`.
     Vhd,
+    /// VirtualBox's VDI.
+    Vdi,
 }
 
 impl ImageFormat {
@@ -34,6 +37,7 @@ impl ImageFormat {
             ImageFormat::Vhdx => "vhdx",
             ImageFormat::Vmdk => "vmdk",
             ImageFormat::Vhd => "vpc",
+            ImageFormat::Vdi => "vdi",
         }
     }
 
@@ -46,6 +50,7 @@ impl ImageFormat {
             "vhdx" => Some(ImageFormat::Vhdx),
             "vmdk" => Some(ImageFormat::Vmdk),
             "vpc" | "vhd" => Some(ImageFormat::Vhd),
+            "vdi" => Some(ImageFormat::Vdi),
             _ => None,
         }
     }
@@ -56,9 +61,10 @@ impl ImageFormat {
 /// # Errors
 /// When it cannot be read.
 pub fn detect(file: &dyn BlockRead) -> block_io::Result<ImageFormat> {
-    let mut head = [0; 8];
-    let len = file.size().min(8) as usize;
-    file.read_at(0, &mut head[..len])?;
+    let mut start = [0; 128];
+    let len = file.size().min(128) as usize;
+    file.read_at(0, &mut start[..len])?;
+    let head: [u8; 8] = array(&start, 0);
     // qcow2.rst, "Header": version 1 has the same magic and another layout.
     let qcow = head.starts_with(b"QFI\xfb\0\0\0");
     if qcow && matches!(head[7], 2 | 3) {
@@ -70,6 +76,10 @@ pub fn detect(file: &dyn BlockRead) -> block_io::Result<ImageFormat> {
     let sparse = head.starts_with(vmdk::SPARSE_MAGIC) || head.starts_with(vmdk::COWD_MAGIC);
     if sparse || head == vmdk::SESPARSE_MAGIC || is_descriptor(file)? {
         return Ok(ImageFormat::Vmdk);
+    }
+    // The text before it differs with the program that wrote it.
+    if array(&start, vdi::SIGNATURE_AT) == vdi::SIGNATURE {
+        return Ok(ImageFormat::Vdi);
     }
     if head == *vhd::COOKIE || ends_with_footer(file)? {
         return Ok(ImageFormat::Vhd);

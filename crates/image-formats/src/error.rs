@@ -62,6 +62,17 @@ pub enum OpenError {
         /// What was wrong with the one below.
         source: Box<OpenError>,
     },
+    /// The file says that another lies below it, not under which name, and none that fits is there.
+    #[error(
+        "{}: {parent} lies below it and is not in its folder: put both into one folder",
+        path.display()
+    )]
+    NoParent {
+        /// The file.
+        path: PathBuf,
+        /// What lies below it.
+        parent: String,
+    },
     /// The file is another format than the caller said.
     #[error("{} is not {format}", path.display())]
     NotThis {

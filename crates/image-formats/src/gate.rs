@@ -9,6 +9,9 @@ use std::path::{Component, Path, PathBuf};
 /// Images over images, at most.
 pub const MAX_DEPTH: u32 = 64;
 
+/// Entries of a folder that are looked at for siblings, at most.
+const MAX_ENTRIES: usize = 10_000;
+
 /// Decides whether a name found inside an image may be opened, and which file it is.
 pub trait OpenGate: Sync {
     /// The file that `name`, found inside the image `image`, stands for.
@@ -16,6 +19,12 @@ pub trait OpenGate: Sync {
     /// # Errors
     /// [`GateError`] when it must not be opened.
     fn admit(&self, name: &str, image: &Path) -> Result<PathBuf, GateError>;
+
+    /// Names of files with the ending `.extension` beside `image` that may be looked into, for formats
+    /// that name what lies below by an identifier alone. Each still goes through [`OpenGate::admit`].
+    fn siblings(&self, _image: &Path, _extension: &str) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Why the gate stayed shut.
@@ -67,10 +76,7 @@ impl OpenGate for SameFolder {
                 name: name.to_owned(),
             });
         }
-        let folder = match image.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
+        let folder = folder_of(image);
         let path = folder.join(plain);
         // A file that is not there fails when it is opened, with the operating system's words.
         if let (Ok(real), Ok(folder)) = (path.canonicalize(), folder.canonicalize())
@@ -81,6 +87,29 @@ impl OpenGate for SameFolder {
             });
         }
         Ok(path)
+    }
+
+    fn siblings(&self, image: &Path, extension: &str) -> Vec<String> {
+        let Ok(entries) = std::fs::read_dir(folder_of(image)) else {
+            return Vec::new();
+        };
+        let mut names: Vec<String> = entries
+            .take(MAX_ENTRIES)
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| {
+                let ending = Path::new(name).extension();
+                ending.is_some_and(|ending| ending.eq_ignore_ascii_case(extension))
+            })
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn folder_of(image: &Path) -> &Path {
+    match image.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::detect::{ImageFormat, detect};
 use crate::error::OpenError;
 use crate::finding::Finding;
 use crate::gate::{GateError, MAX_DEPTH, OpenGate};
-use crate::{qcow2, vhd, vhdx, vmdk};
+use crate::{qcow2, vdi, vhd, vhdx, vmdk};
 
 /// An open image, read as the disk it holds.
 pub struct Image {
@@ -123,6 +123,16 @@ impl Opener<'_> {
         })
     }
 
+    /// Whether the gate lets the image `from` name the file `name`, be it there or not.
+    pub(crate) fn admits(&self, name: &str, from: &Path) -> Result<(), OpenError> {
+        self.admit(name, from).map(|_| ())
+    }
+
+    /// Names of files beside `from` that may be looked into.
+    pub(crate) fn siblings(&self, from: &Path, extension: &str) -> Vec<String> {
+        self.gate.siblings(from, extension)
+    }
+
     fn admit(&self, name: &str, from: &Path) -> Result<PathBuf, OpenError> {
         let shut = |source| OpenError::Gate {
             path: from.to_owned(),
@@ -164,6 +174,7 @@ impl Opener<'_> {
             ImageFormat::Vhdx => vhdx::open(file, self)?,
             ImageFormat::Vmdk => vmdk::open(file, self)?,
             ImageFormat::Vhd => vhd::open(file, self)?,
+            ImageFormat::Vdi => vdi::open(file, self)?,
         };
         Ok(Image {
             info: ImageInfo {

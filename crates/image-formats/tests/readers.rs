@@ -25,6 +25,8 @@ const OUR_FORMATS: &[&str] = &[
     "vmdk:streamOptimized",
     "vhd",
     "vhd:fixed",
+    "vdi",
+    "vdi:fixed",
 ];
 
 const MIB: u64 = 1 << 20;
@@ -602,6 +604,7 @@ const CHANGED: &[(&str, &[std::ops::Range<usize>])] = &[
         &[0..96, 0x200..0x400, 0x1_0000..0x2_0000],
     ),
     ("vhd", &[0..84, 512..600, 1536..1552]),
+    ("vdi", &[64..84, 340..460, 0x10_0000..0x10_000c]),
     (
         "vhdx",
         &[

@@ -33,6 +33,8 @@ const FORMATS: &[&str] = &[
     "vhdx:block_size=2M",
     "vhdx:fixed",
     "vhdx:fixed,block_size=32M",
+    "vdi",
+    "vdi:fixed",
 ];
 
 #[test]

@@ -17,6 +17,15 @@ pub enum OutputFormat {
     Vmdk(VmdkKind),
     /// The older format of Microsoft, and that of Azure and XenServer.
     Vhd(VhdOptions),
+    /// The format of VirtualBox.
+    Vdi(VdiOptions),
+}
+
+/// How a VDI file is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct VdiOptions {
+    /// Allocate the whole disk; otherwise only blocks with data.
+    pub fixed: bool,
 }
 
 /// How a VHD file is written.
@@ -113,7 +122,7 @@ impl Default for VhdxOptions {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FormatError {
     /// No such format.
-    #[error("unknown output format {name:?}; known are raw, qcow2, vhdx, vmdk, vhd")]
+    #[error("unknown output format {name:?}; known are raw, qcow2, vhdx, vmdk, vhd, vdi")]
     Unknown {
         /// What was written.
         name: String,
@@ -150,6 +159,7 @@ impl OutputFormat {
             OutputFormat::Vhdx(_) => "vhdx",
             OutputFormat::Vmdk(_) => "vmdk",
             OutputFormat::Vhd(_) => "vhd",
+            OutputFormat::Vdi(_) => "vdi",
         }
     }
 
@@ -168,6 +178,7 @@ impl OutputFormat {
             OutputFormat::Vhdx(_) => "vhdx",
             OutputFormat::Vmdk(_) => "vmdk",
             OutputFormat::Vhd(_) => "vpc",
+            OutputFormat::Vdi(_) => "vdi",
         }
     }
 }
@@ -184,6 +195,7 @@ impl FromStr for OutputFormat {
             "vhdx" => parse_vhdx(options).map(OutputFormat::Vhdx),
             "vmdk" => parse_vmdk(options).map(OutputFormat::Vmdk),
             "vhd" => parse_vhd(options).map(OutputFormat::Vhd),
+            "vdi" => parse_vdi(options).map(OutputFormat::Vdi),
             _ => Err(FormatError::Unknown {
                 name: name.to_owned(),
             }),
@@ -216,6 +228,11 @@ impl fmt::Display for OutputFormat {
                 }
                 if vhd.whole_mib {
                     options.push("azure".to_owned());
+                }
+            }
+            OutputFormat::Vdi(vdi) => {
+                if vdi.fixed {
+                    options.push("fixed".to_owned());
                 }
             }
             OutputFormat::Vmdk(kind) => options.push(kind.name().to_owned()),
@@ -353,6 +370,24 @@ fn parse_vhd<'a>(options: impl Iterator<Item = &'a str>) -> Result<VhdOptions, F
     Ok(vhd)
 }
 
+fn parse_vdi<'a>(options: impl Iterator<Item = &'a str>) -> Result<VdiOptions, FormatError> {
+    let mut vdi = VdiOptions::default();
+    for option in options {
+        match option {
+            "dynamic" => vdi.fixed = false,
+            "fixed" => vdi.fixed = true,
+            _ => {
+                return Err(FormatError::Option {
+                    format: "vdi",
+                    option: option.to_owned(),
+                    known: "dynamic, fixed",
+                });
+            }
+        }
+    }
+    Ok(vdi)
+}
+
 /// Bytes, with K, M or G as powers of 1024.
 fn parse_size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()?.to_ascii_lowercase() {
@@ -381,6 +416,8 @@ mod tests {
             "vhd",
             "vhd:fixed",
             "vhd:fixed,azure",
+            "vdi",
+            "vdi:fixed",
             "vhdx:fixed,block_size=4194304,sector_size=4096",
         ] {
             assert_eq!(text.parse::<OutputFormat>().unwrap().to_string(), text);

@@ -1,14 +1,16 @@
 //! Outputs: which formats there are, and how one is started.
 
+mod blocks;
 mod format;
 mod parts;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub(crate) use blocks::{BlockTable, place_in_blocks};
 pub use format::{
-    Compression, FormatError, OutputFormat, Qcow2Options, RawOptions, VhdOptions, VhdxOptions,
-    VmdkKind,
+    Compression, FormatError, OutputFormat, Qcow2Options, RawOptions, VdiOptions, VhdOptions,
+    VhdxOptions, VmdkKind,
 };
 pub use parts::PartFile;
 pub(crate) use parts::sync_directory;
@@ -16,6 +18,7 @@ pub(crate) use parts::sync_directory;
 use crate::codec::Codec;
 use crate::qcow2::Qcow2Writer;
 use crate::raw::RawWriter;
+use crate::vdi::VdiWriter;
 use crate::vhd::VhdWriter;
 use crate::vhdx::VhdxWriter;
 use crate::vmdk::{FlatWriter, SparseWriter, StreamWriter};
@@ -140,6 +143,16 @@ pub struct Placement {
     pub bytes: PlacedBytes,
 }
 
+impl Placement {
+    /// Write it, where its bytes were made: what is left to place when the pass is over.
+    pub(crate) fn write_made(&self, file: &PartFile) -> Result<(), OutputError> {
+        match &self.bytes {
+            PlacedBytes::Made(bytes) => file.write_at(self.offset, bytes),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// Where the bytes of a [`Placement`] come from.
 #[derive(Debug)]
 pub enum PlacedBytes {
@@ -239,6 +252,10 @@ pub fn create(
         ),
         OutputFormat::Vhd(vhd) => (
             Box::new(VhdWriter::new(virtual_size, vhd)?),
+            vec![path.to_owned()],
+        ),
+        OutputFormat::Vdi(vdi) => (
+            Box::new(VdiWriter::new(virtual_size, vdi)?),
             vec![path.to_owned()],
         ),
         OutputFormat::Vmdk(VmdkKind::StreamOptimized) => (

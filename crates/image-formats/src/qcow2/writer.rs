@@ -221,11 +221,9 @@ impl ImageWriter for Qcow2Writer {
         self.space.retire_blocks(&mut placements);
         let space = std::mem::replace(&mut self.space, HostSpace::new(self.geometry));
         let refcounts = space.finish(&mut placements);
-        for placement in &placements {
-            if let PlacedBytes::Made(bytes) = &placement.bytes {
-                file.write_at(placement.offset, bytes)?;
-            }
-        }
+        placements
+            .iter()
+            .try_for_each(|made| made.write_made(file))?;
         let end = refcounts.offset + refcounts.clusters * self.geometry.cluster_size();
         file.set_len(end)?;
         let header = self

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use block_io::{BlockError, BlockRead, Extent, ExtentKind, Result, check_range};
+use block_io::{BlockRead, Result};
 
 use super::format::{
     COOKIE, DIFFERENCING, DYNAMIC, DYNAMIC_COOKIE, DYNAMIC_LEN, DYNAMIC_SUM, FIXED, FOOTER_SUM,
@@ -10,18 +10,11 @@ use super::format::{
 };
 use super::rules;
 use crate::bytes::{array, be32, be64};
-use crate::cache::TableCache;
 use crate::detect::ImageFormat;
-use crate::error::{OpenError, ParseError, corrupt, require};
+use crate::error::{OpenError, ParseError, require};
 use crate::finding::{Finding, Severity};
 use crate::image::{Image, ImageFile, Opened, Opener};
-use crate::vhdx::read_padded;
-
-/// The table and the bitmaps are read and kept in pieces of this size, so many at most.
-const PIECE: u64 = 64 << 10;
-const PIECES: usize = 128;
-/// Runs looked at for one extent, at most: the caller joins what is cut.
-const EXTENT_RUNS: u64 = 1 << 16;
+use crate::mapped::{Mapped, MappedDisk, Mapping, TableFile};
 
 /// Open `file`, and its parent through the opener's gate.
 pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<Opened, OpenError> {
@@ -57,14 +50,14 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
                 _ => None,
             };
             let below = parent.as_ref().map(|image| image.info().clone());
+            let name = path.display().to_string();
             let disk = VhdDisk {
-                file,
+                tables: TableFile::new(file.disk, name),
                 size,
                 dynamic,
                 parent,
-                pieces: TableCache::new(PIECES),
             };
-            (Box::new(disk), below)
+            (Box::new(MappedDisk(disk)), below)
         }
     };
     notes.extend(
@@ -255,70 +248,48 @@ fn open_parent(
 
 /// The disk of a dynamic or differencing VHD.
 struct VhdDisk {
-    file: ImageFile,
+    tables: TableFile,
     size: u64,
     dynamic: Dynamic,
     parent: Option<Image>,
-    pieces: TableCache<Vec<u8>>,
-}
-
-/// Where a run of the disk comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mapping {
-    /// Not here: the parent, or zeroes.
-    Below,
-    /// At this byte of the file.
-    Data(u64),
-}
-
-impl Mapping {
-    fn continues(self, len: u64, next: Mapping) -> bool {
-        match (self, next) {
-            (Mapping::Data(at), Mapping::Data(next)) => at.checked_add(len) == Some(next),
-            (mapping, next) => mapping == next,
-        }
-    }
 }
 
 impl VhdDisk {
-    fn piece(&self, offset: u64) -> Result<(Arc<Vec<u8>>, usize)> {
-        let start = offset / PIECE * PIECE;
-        let load = || {
-            let len = PIECE.min(self.file.disk.size().saturating_sub(start));
-            let mut bytes = vec![0; len as usize];
-            self.file.disk.read_at(start, &mut bytes)?;
-            Ok::<_, BlockError>(bytes)
-        };
-        Ok((self.pieces.get(start, load)?, (offset - start) as usize))
+    /// The bitmap's bit of a sector, the highest first. // [VHD 1.0] Data Blocks
+    fn has_sector(&self, bitmap: u64, sector: u64) -> Result<bool> {
+        Ok(self.tables.byte(bitmap + sector / 8)? >> (7 - sector % 8) & 1 == 1)
+    }
+}
+
+impl Mapped for VhdDisk {
+    fn size(&self) -> u64 {
+        self.size
     }
 
-    fn table_entry(&self, block: u64) -> Result<u32> {
-        // An entry may lie across two pieces: the table need not be aligned.
-        let mut entry = [0; 4];
-        for (index, byte) in entry.iter_mut().enumerate() {
-            let (piece, at) = self.piece(self.dynamic.table + block * 4 + index as u64)?;
-            *byte = piece.get(at).copied().unwrap_or(0xff);
-        }
-        Ok(u32::from_be_bytes(entry))
+    fn file(&self) -> &dyn BlockRead {
+        self.tables.file()
+    }
+
+    fn parent(&self) -> Option<&Image> {
+        self.parent.as_ref()
     }
 
     fn map_one(&self, offset: u64) -> Result<(Mapping, u64)> {
         let size = self.dynamic.block;
         let (block, within) = (offset / size, offset % size);
-        let entry = self.table_entry(block)?;
+        let at = self.dynamic.table + block * 4;
+        let entry = u32::from_be_bytes(self.tables.entry(at)?);
         if entry == UNUSED {
             return Ok((Mapping::Below, size - within));
         }
         let place = u64::from(entry) * SECTOR;
         let data = place + self.dynamic.bitmap;
         let needed = size.min(self.size - block * size);
-        let end = self.file.disk.size();
+        let end = self.tables.file().size();
         if data + needed > end {
             let expected = format!("{needed} bytes below {end}");
-            let at = self.dynamic.table + block * 4;
-            let finding = Finding::error(rules::BLOCK, at, expected, data.to_string());
-            let name = self.file.path.display().to_string();
-            return Err(corrupt(&finding, offset, 1).on(name));
+            let broken = self.tables.broken(rules::BLOCK, at, expected, data, offset);
+            return Err(broken);
         }
         // A dynamic disk's bitmap is not needed: sectors it does not have are zeroes in the block. QEMU
         // reads it so too.
@@ -336,72 +307,5 @@ impl VhdDisk {
             Mapping::Below
         };
         Ok((mapping, next * SECTOR - within))
-    }
-
-    /// The bitmap's bit of a sector, the highest first. // [VHD 1.0] Data Blocks
-    fn has_sector(&self, bitmap: u64, sector: u64) -> Result<bool> {
-        let (piece, at) = self.piece(bitmap + sector / 8)?;
-        Ok(piece
-            .get(at)
-            .is_some_and(|byte| byte >> (7 - sector % 8) & 1 == 1))
-    }
-
-    fn map_run(&self, offset: u64, end: u64) -> Result<(Mapping, u64)> {
-        let (mapping, mut len) = self.map_one(offset)?;
-        let mut looked_at = 0;
-        while offset + len < end && looked_at < EXTENT_RUNS {
-            let Ok((next, more)) = self.map_one(offset + len) else {
-                break;
-            };
-            if !mapping.continues(len, next) {
-                break;
-            }
-            len += more;
-            looked_at += 1;
-        }
-        Ok((mapping, len.min(end - offset)))
-    }
-}
-
-impl BlockRead for VhdDisk {
-    fn size(&self) -> u64 {
-        self.size
-    }
-
-    fn read_at(&self, mut offset: u64, mut buf: &mut [u8]) -> Result<()> {
-        check_range(self.size, offset, buf.len() as u64)?;
-        let end = offset + buf.len() as u64;
-        while offset < end {
-            let (mapping, len) = self.map_run(offset, end)?;
-            let (part, rest) = buf.split_at_mut(len as usize);
-            match (mapping, &self.parent) {
-                (Mapping::Data(at), _) => self.file.disk.read_at(at, part)?,
-                (Mapping::Below, Some(parent)) => read_padded(parent, offset, part)?,
-                (Mapping::Below, None) => part.fill(0),
-            }
-            offset += len;
-            buf = rest;
-        }
-        Ok(())
-    }
-
-    fn extent_at(&self, offset: u64) -> Result<Extent> {
-        check_range(self.size, offset, 1)?;
-        let (mapping, len) = self.map_run(offset, self.size)?;
-        let below = match (mapping, &self.parent) {
-            // What is a hole in the file is zero in the disk.
-            (Mapping::Data(at), _) => self.file.disk.extent_at(at)?,
-            (Mapping::Below, Some(parent)) if offset < parent.size() => parent.extent_at(offset)?,
-            (Mapping::Below, _) => Extent {
-                kind: ExtentKind::Zero,
-                start: offset,
-                len,
-            },
-        };
-        Ok(Extent {
-            kind: below.kind,
-            start: offset,
-            len: below.len.min(len),
-        })
     }
 }

@@ -4,8 +4,8 @@ use super::format::{
     DYNAMIC, DYNAMIC_LEN, FIXED, MAX_SIZE, SECTOR, UNUSED, new_dynamic_header, new_footer,
 };
 use crate::output::{
-    Barrier, EncodedChunk, ImageWriter, OutputError, PartFile, PlacedBytes, Placement, RawOptions,
-    Stored, VhdOptions,
+    Barrier, BlockTable, EncodedChunk, ImageWriter, OutputError, PartFile, PlacedBytes, Placement,
+    RawOptions, VhdOptions, place_in_blocks,
 };
 use crate::raw::RawWriter;
 
@@ -23,7 +23,7 @@ const TABLE: u64 = SECTOR + DYNAMIC_LEN;
 pub struct VhdWriter {
     size: u64,
     /// Where each block starts, in sectors; none for a fixed disk.
-    table: Option<Vec<u32>>,
+    table: Option<BlockTable<4>>,
     flat: RawWriter,
     next: u64,
 }
@@ -50,23 +50,25 @@ impl VhdWriter {
         let first_data = (TABLE + table_len + BITMAP).next_multiple_of(4096);
         Ok(Self {
             size,
-            table: (!options.fixed).then(|| vec![UNUSED; blocks as usize]),
+            table: (!options.fixed).then(|| BlockTable::new(TABLE, blocks, UNUSED.to_be_bytes())),
             flat: RawWriter::new(size, &RawOptions::default()),
             next: first_data - BITMAP,
         })
     }
 
-    fn finish_dynamic(
-        &self,
-        table: &[u32],
-        file: &PartFile,
-        files: &[PartFile],
-        barrier: &Barrier,
-    ) -> Result<(), OutputError> {
-        let mut bytes: Vec<u8> = table.iter().flat_map(|entry| entry.to_be_bytes()).collect();
-        bytes.resize(bytes.len().next_multiple_of(SECTOR as usize), 0xff);
-        file.write_at(TABLE, &bytes)?;
-        let header = new_dynamic_header(TABLE, table.len() as u32, BLOCK as u32);
+    fn blocks(&self) -> u64 {
+        self.size.div_ceil(BLOCK)
+    }
+
+    fn finish_dynamic(&self, files: &[PartFile], barrier: &Barrier) -> Result<(), OutputError> {
+        let Some(file) = files.first() else {
+            return Ok(());
+        };
+        // What is left of the table's last sector is unused too.
+        let end = TABLE + self.blocks() * 4;
+        let rest = end.next_multiple_of(SECTOR) - end;
+        file.write_at(end, &vec![0xff; rest as usize])?;
+        let header = new_dynamic_header(TABLE, self.blocks() as u32, BLOCK as u32);
         file.write_at(SECTOR, &header)?;
         file.set_len(self.next)?;
         barrier.reach(files)?;
@@ -92,38 +94,34 @@ impl ImageWriter for VhdWriter {
         let Some(table) = &mut self.table else {
             return self.flat.place(chunk, placements);
         };
-        for (index, stored) in chunk.units.iter().enumerate() {
-            if *stored == Stored::Zero {
-                continue;
-            }
-            let within = index * UNIT as usize;
-            let offset = chunk.start + within as u64;
-            let slot = &mut table[(offset / BLOCK) as usize];
-            if *slot == UNUSED {
-                *slot = (self.next / SECTOR) as u32;
-                placements.push(Placement {
-                    file: 0,
-                    offset: self.next,
-                    bytes: PlacedBytes::Made(vec![0xff; BITMAP as usize]),
-                });
-                // Bitmap and data, and the gap that keeps the next data on a page.
-                self.next += BLOCK + 4096;
-            }
-            placements.push(Placement {
-                file: 0,
-                offset: u64::from(*slot) * SECTOR + BITMAP + offset % BLOCK,
-                bytes: PlacedBytes::Plain(within..within + UNIT as usize),
-            });
-        }
-        Ok(())
+        let next = &mut self.next;
+        place_in_blocks(chunk, UNIT, BLOCK, placements, |block, placements| {
+            let bitmap = match table.get(block) {
+                Some(sector) => u64::from(u32::from_be_bytes(sector)) * SECTOR,
+                None => {
+                    let bitmap = *next;
+                    table.set(block, ((bitmap / SECTOR) as u32).to_be_bytes(), placements);
+                    placements.push(Placement {
+                        file: 0,
+                        offset: bitmap,
+                        bytes: PlacedBytes::Made(vec![0xff; BITMAP as usize]),
+                    });
+                    // Bitmap and data, and the gap that keeps the next data on a page.
+                    *next += BLOCK + 4096;
+                    bitmap
+                }
+            };
+            Ok(bitmap + BITMAP)
+        })
     }
 
     fn finish(&mut self, files: &[PartFile], barrier: &Barrier) -> Result<(), OutputError> {
         let Some(file) = files.first() else {
             return Ok(());
         };
-        if let Some(table) = &self.table {
-            return self.finish_dynamic(table, file, files, barrier);
+        if let Some(table) = &mut self.table {
+            table.finish(file)?;
+            return self.finish_dynamic(files, barrier);
         }
         file.set_len(self.size)?;
         barrier.reach(files)?;

@@ -9,5 +9,5 @@ mod rules;
 mod writer;
 
 pub(crate) use format::SIGNATURE;
-pub(crate) use reader::{open, read_padded};
+pub(crate) use reader::open;
 pub use writer::VhdxWriter;

@@ -1,7 +1,6 @@
 //! Writes VHDX files, dynamic and fixed, in one pass.
 //!
-//! Blocks are laid out as they come; the BAT stays in memory (16 MiB for a full 2 TiB disk, not more
-//! for larger ones, whose blocks are larger) and is written at the end. Identifier and headers come
+//! Blocks are laid out as they come, and the BAT is written piece by piece as the pass leaves it. Identifier and headers come
 //! last: a file without them is not a VHDX.
 
 use super::format::{
@@ -12,8 +11,8 @@ use super::format::{
     chunk_ratio, seal,
 };
 use crate::output::{
-    Barrier, EncodedChunk, ImageWriter, OutputError, PartFile, PlacedBytes, Placement, Stored,
-    VhdxOptions,
+    Barrier, BlockTable, EncodedChunk, ImageWriter, OutputError, PartFile, Placement, VhdxOptions,
+    place_in_blocks,
 };
 
 /// Zeroes are told from data in this unit: what is zero inside a block is a hole of the file.
@@ -36,7 +35,9 @@ pub struct VhdxWriter {
     block_size: u64,
     logical_sector: u64,
     ratio: u64,
-    bat: Vec<u64>,
+    entries: u64,
+    bat: BlockTable<8>,
+    data_start: u64,
     next: u64,
 }
 
@@ -66,33 +67,53 @@ impl VhdxWriter {
             )));
         }
         let data_start = BAT_OFFSET + (entries * 8).next_multiple_of(MIB);
-        let mut bat = vec![0; entries as usize];
-        let mut next = data_start;
-        if options.fixed {
-            for block in 0..blocks {
-                bat[bat_index(block, ratio) as usize] = next | BLOCK_FULLY_PRESENT;
-                next += block_size;
-            }
-        }
         Ok(Self {
             virtual_size: size,
             fixed: options.fixed,
             block_size,
             logical_sector,
             ratio,
-            bat,
-            next,
+            entries,
+            bat: BlockTable::new(BAT_OFFSET, entries, [0; 8]),
+            data_start,
+            next: data_start,
         })
     }
 
-    /// Where the block of `offset` lies, made if need be.
-    fn block_offset(&mut self, offset: u64) -> u64 {
-        let slot = &mut self.bat[bat_index(offset / self.block_size, self.ratio) as usize];
-        if *slot == 0 {
-            *slot = self.next | BLOCK_FULLY_PRESENT;
-            self.next += self.block_size;
+    /// Where block `block` lies, made if need be.
+    fn block_offset(&mut self, block: u64, placements: &mut Vec<Placement>) -> u64 {
+        let index = bat_index(block, self.ratio);
+        if self.fixed {
+            return self.fixed_offset(block);
         }
-        *slot & !(MIB - 1)
+        if let Some(entry) = self.bat.get(index) {
+            return u64::from_le_bytes(entry) & !(MIB - 1);
+        }
+        let place = self.next;
+        self.next += self.block_size;
+        let entry = place | BLOCK_FULLY_PRESENT;
+        self.bat.set(index, entry.to_le_bytes(), placements);
+        place
+    }
+
+    fn fixed_offset(&self, block: u64) -> u64 {
+        self.data_start + block * self.block_size
+    }
+
+    /// The whole BAT of a fixed disk.
+    fn write_fixed_bat(&mut self, file: &PartFile) -> Result<(), OutputError> {
+        let blocks = self.virtual_size.div_ceil(self.block_size);
+        self.next = self.fixed_offset(blocks);
+        let mut left = Vec::new();
+        for block in 0..blocks {
+            let entry = self.fixed_offset(block) | BLOCK_FULLY_PRESENT;
+            let index = bat_index(block, self.ratio);
+            self.bat.set(index, entry.to_le_bytes(), &mut left);
+            for placement in left.drain(..) {
+                placement.write_made(file)?;
+            }
+        }
+        Ok(())
     }
 
     // [MS-VHDX] 2.6
@@ -139,7 +160,7 @@ impl VhdxWriter {
 
     // [MS-VHDX] 2.2.3
     fn region_table(&self) -> Vec<u8> {
-        let bat_len = (self.bat.len() as u64 * 8).next_multiple_of(MIB);
+        let bat_len = (self.entries * 8).next_multiple_of(MIB);
         let mut table = b"regi\0\0\0\0".to_vec(); // 0: signature; 4: checksum
         table.extend(2u32.to_le_bytes()); // 8: entries
         table.extend([0; 4]); // 12
@@ -196,34 +217,22 @@ impl ImageWriter for VhdxWriter {
         chunk: &EncodedChunk<'_>,
         placements: &mut Vec<Placement>,
     ) -> Result<(), OutputError> {
-        for (index, stored) in chunk.units.iter().enumerate() {
-            if *stored == Stored::Zero {
-                continue;
-            }
-            let within = index * UNIT as usize;
-            let offset = chunk.start + within as u64;
-            let block = self.block_offset(offset);
-            placements.push(Placement {
-                file: 0,
-                offset: block + offset % self.block_size,
-                bytes: PlacedBytes::Plain(within..within + UNIT as usize),
-            });
-        }
-        Ok(())
+        let block_size = self.block_size;
+        place_in_blocks(chunk, UNIT, block_size, placements, |block, placements| {
+            Ok(self.block_offset(block, placements))
+        })
     }
 
     fn finish(&mut self, files: &[PartFile], barrier: &Barrier) -> Result<(), OutputError> {
         let Some(file) = files.first() else {
             return Ok(());
         };
+        if self.fixed {
+            self.write_fixed_bat(file)?;
+        }
         file.set_len(self.next)?;
         file.write_at(METADATA_OFFSET, &self.metadata())?;
-        let bat: Vec<u8> = self
-            .bat
-            .iter()
-            .flat_map(|entry| entry.to_le_bytes())
-            .collect();
-        file.write_at(BAT_OFFSET, &bat)?;
+        self.bat.finish(file)?;
         for offset in REGION_TABLE_OFFSETS {
             file.write_at(offset, &self.region_table())?;
         }

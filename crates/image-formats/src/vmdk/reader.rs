@@ -12,7 +12,7 @@ use crate::detect::ImageFormat;
 use crate::error::{OpenError, ParseError, require};
 use crate::finding::Finding;
 use crate::image::{Image, ImageFile, Opened, Opener};
-use crate::vhdx::read_padded;
+use crate::mapped::read_padded;
 
 /// A descriptor file has at most this many bytes.
 const MAX_DESCRIPTOR: u64 = 1 << 20;

@@ -109,15 +109,6 @@ fn made(sector: u64, bytes: Vec<u8>) -> Placement {
     }
 }
 
-fn write_made(file: &PartFile, placements: &[Placement]) -> Result<(), OutputError> {
-    for placement in placements {
-        if let PlacedBytes::Made(bytes) = &placement.bytes {
-            file.write_at(placement.offset, bytes)?;
-        }
-    }
-    Ok(())
-}
-
 /// The layout of a stream-optimised VMDK: compressed grains in ascending order, tables behind them,
 /// everything led by markers. Version 3, which ESXi and vSphere import.
 #[derive(Debug)]
@@ -231,7 +222,9 @@ impl ImageWriter for StreamWriter {
         }
         let text = embedded_descriptor("streamOptimized", self.sectors, &self.name);
         placements.push(made(1, text));
-        write_made(file, &placements)?;
+        placements
+            .iter()
+            .try_for_each(|made| made.write_made(file))?;
         barrier.reach(files)?;
         file.write_at(0, &self.header(DIRECTORY_AT_END))
     }
@@ -332,7 +325,9 @@ impl ImageWriter for SparseWriter {
         }
         let text = embedded_descriptor("monolithicSparse", self.sectors, &self.name);
         placements.push(made(1, text));
-        write_made(file, &placements)?;
+        placements
+            .iter()
+            .try_for_each(|made| made.write_made(file))?;
         file.set_len(self.next * SECTOR)?;
         barrier.reach(files)?;
         let header = SparseHeader {
