@@ -7,7 +7,7 @@
 use block_io::BlockRead;
 
 use crate::bytes::array;
-use crate::{vdi, vhd, vhdx, vmdk};
+use crate::{parallels, vdi, vhd, vhdx, vmdk};
 
 /// The formats that can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -25,6 +25,8 @@ pub enum ImageFormat {
     Vhd,
     /// VirtualBox's VDI.
     Vdi,
+    /// The expanding images and bundles of Parallels.
+    Parallels,
 }
 
 impl ImageFormat {
@@ -38,6 +40,7 @@ impl ImageFormat {
             ImageFormat::Vmdk => "vmdk",
             ImageFormat::Vhd => "vpc",
             ImageFormat::Vdi => "vdi",
+            ImageFormat::Parallels => "parallels",
         }
     }
 
@@ -51,6 +54,7 @@ impl ImageFormat {
             "vmdk" => Some(ImageFormat::Vmdk),
             "vpc" | "vhd" => Some(ImageFormat::Vhd),
             "vdi" => Some(ImageFormat::Vdi),
+            "parallels" => Some(ImageFormat::Parallels),
             _ => None,
         }
     }
@@ -76,6 +80,10 @@ pub fn detect(file: &dyn BlockRead) -> block_io::Result<ImageFormat> {
     let sparse = head.starts_with(vmdk::SPARSE_MAGIC) || head.starts_with(vmdk::COWD_MAGIC);
     if sparse || head == vmdk::SESPARSE_MAGIC || is_descriptor(file)? {
         return Ok(ImageFormat::Vmdk);
+    }
+    let magic: [u8; 16] = array(&start, 0);
+    if parallels::MAGICS.contains(&&magic) || parallels::starts_descriptor(&start[..len]) {
+        return Ok(ImageFormat::Parallels);
     }
     // The text before it differs with the program that wrote it.
     if array(&start, vdi::SIGNATURE_AT) == vdi::SIGNATURE {

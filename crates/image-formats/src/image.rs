@@ -9,7 +9,7 @@ use crate::detect::{ImageFormat, detect};
 use crate::error::OpenError;
 use crate::finding::Finding;
 use crate::gate::{GateError, MAX_DEPTH, OpenGate};
-use crate::{qcow2, vdi, vhd, vhdx, vmdk};
+use crate::{parallels, qcow2, vdi, vhd, vhdx, vmdk};
 
 /// An open image, read as the disk it holds.
 pub struct Image {
@@ -65,6 +65,10 @@ pub fn open_as(
 }
 
 impl Image {
+    pub(crate) fn new(disk: Box<dyn BlockRead>, info: ImageInfo) -> Self {
+        Self { disk, info }
+    }
+
     /// What it is.
     #[must_use]
     pub fn info(&self) -> &ImageInfo {
@@ -175,6 +179,7 @@ impl Opener<'_> {
             ImageFormat::Vmdk => vmdk::open(file, self)?,
             ImageFormat::Vhd => vhd::open(file, self)?,
             ImageFormat::Vdi => vdi::open(file, self)?,
+            ImageFormat::Parallels => parallels::open(file, self)?,
         };
         Ok(Image {
             info: ImageInfo {
@@ -215,6 +220,7 @@ impl Opener<'_> {
 }
 
 fn read_file(path: &Path) -> Result<ImageFile, OpenError> {
+    let path = &*parallels::file_to_open(path);
     let disk = FileDisk::open(path).map_err(|source| OpenError::Io {
         path: path.to_owned(),
         source,

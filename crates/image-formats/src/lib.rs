@@ -28,6 +28,7 @@ mod image;
 mod inflate;
 mod mapped;
 pub mod output;
+pub mod parallels;
 pub mod qcow2;
 pub mod raw;
 pub mod vdi;

@@ -27,6 +27,7 @@ const OUR_FORMATS: &[&str] = &[
     "vhd:fixed",
     "vdi",
     "vdi:fixed",
+    "parallels",
 ];
 
 const MIB: u64 = 1 << 20;
@@ -549,7 +550,7 @@ fn fixture_images(test: &str, dir: &tempfile::TempDir) -> Vec<std::path::PathBuf
 }
 
 /// Parts of the names of fixtures that are read.
-const FIXTURE_KINDS: &[&str] = &[".qcow2", ".vhdx", ".vmdk", ".vhd"];
+const FIXTURE_KINDS: &[&str] = &[".qcow2", ".vhdx", ".vmdk", ".vhd", "parallels-v"];
 
 /// Bytes of the tables are changed, and the file is cut at many places: whatever comes out, it is an
 /// answer, not a panic, and what is called zero reads as zero.
@@ -604,6 +605,7 @@ const CHANGED: &[(&str, &[std::ops::Range<usize>])] = &[
         &[0..96, 0x200..0x400, 0x1_0000..0x2_0000],
     ),
     ("vhd", &[0..84, 512..600, 1536..1552]),
+    ("parallels", &[0..64, 64..84]),
     ("vdi", &[64..84, 340..460, 0x10_0000..0x10_000c]),
     (
         "vhdx",

@@ -35,6 +35,7 @@ const FORMATS: &[&str] = &[
     "vhdx:fixed,block_size=32M",
     "vdi",
     "vdi:fixed",
+    "parallels",
 ];
 
 #[test]

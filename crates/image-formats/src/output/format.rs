@@ -1,6 +1,7 @@
 //! Names of output formats and their options, as users write them: `qcow2:zstd,cluster_size=128K`.
 
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 
 /// A format an image can be written in, with its options.
@@ -19,6 +20,27 @@ pub enum OutputFormat {
     Vhd(VhdOptions),
     /// The format of VirtualBox.
     Vdi(VdiOptions),
+    /// The format of Parallels.
+    Parallels(ParallelsOptions),
+}
+
+/// How a Parallels disk is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ParallelsOptions {
+    /// Keep the whole disk as it is; otherwise only clusters with data. Always in a bundle: outside of
+    /// one a plain image is a raw file.
+    pub plain: bool,
+    /// Make a bundle, which Parallels Desktop opens, and not the image alone, which QEMU opens. A name
+    /// that ends in `.hdd` asks for the same.
+    pub bundle: bool,
+}
+
+impl ParallelsOptions {
+    /// Whether the output `path` is a bundle.
+    pub(crate) fn is_bundle(self, path: &Path) -> bool {
+        let ending = path.extension();
+        self.plain || self.bundle || ending.is_some_and(|ending| ending.eq_ignore_ascii_case("hdd"))
+    }
 }
 
 /// How a VDI file is written.
@@ -122,7 +144,9 @@ impl Default for VhdxOptions {
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum FormatError {
     /// No such format.
-    #[error("unknown output format {name:?}; known are raw, qcow2, vhdx, vmdk, vhd, vdi")]
+    #[error(
+        "unknown output format {name:?}; known are raw, qcow2, vhdx, vmdk, vhd, vdi, parallels"
+    )]
     Unknown {
         /// What was written.
         name: String,
@@ -160,13 +184,20 @@ impl OutputFormat {
             OutputFormat::Vmdk(_) => "vmdk",
             OutputFormat::Vhd(_) => "vhd",
             OutputFormat::Vdi(_) => "vdi",
+            OutputFormat::Parallels(parallels) => match parallels.is_bundle(Path::new("")) {
+                true => "hdd",
+                false => "hds",
+            },
         }
     }
 
     /// The name users write.
     #[must_use]
     pub fn name(&self) -> &'static str {
-        self.extension()
+        match self {
+            OutputFormat::Parallels(_) => "parallels",
+            _ => self.extension(),
+        }
     }
 
     /// What QEMU calls the format.
@@ -179,6 +210,7 @@ impl OutputFormat {
             OutputFormat::Vmdk(_) => "vmdk",
             OutputFormat::Vhd(_) => "vpc",
             OutputFormat::Vdi(_) => "vdi",
+            OutputFormat::Parallels(_) => "parallels",
         }
     }
 }
@@ -196,6 +228,7 @@ impl FromStr for OutputFormat {
             "vmdk" => parse_vmdk(options).map(OutputFormat::Vmdk),
             "vhd" => parse_vhd(options).map(OutputFormat::Vhd),
             "vdi" => parse_vdi(options).map(OutputFormat::Vdi),
+            "parallels" => parse_parallels(options).map(OutputFormat::Parallels),
             _ => Err(FormatError::Unknown {
                 name: name.to_owned(),
             }),
@@ -228,6 +261,13 @@ impl fmt::Display for OutputFormat {
                 }
                 if vhd.whole_mib {
                     options.push("azure".to_owned());
+                }
+            }
+            OutputFormat::Parallels(parallels) => {
+                if parallels.plain {
+                    options.push("plain".to_owned());
+                } else if parallels.bundle {
+                    options.push("bundle".to_owned());
                 }
             }
             OutputFormat::Vdi(vdi) => {
@@ -388,6 +428,27 @@ fn parse_vdi<'a>(options: impl Iterator<Item = &'a str>) -> Result<VdiOptions, F
     Ok(vdi)
 }
 
+fn parse_parallels<'a>(
+    options: impl Iterator<Item = &'a str>,
+) -> Result<ParallelsOptions, FormatError> {
+    let mut parallels = ParallelsOptions::default();
+    for option in options {
+        match option {
+            "expanding" => parallels.plain = false,
+            "plain" => (parallels.plain, parallels.bundle) = (true, true),
+            "bundle" => parallels.bundle = true,
+            _ => {
+                return Err(FormatError::Option {
+                    format: "parallels",
+                    option: option.to_owned(),
+                    known: "expanding, plain, bundle",
+                });
+            }
+        }
+    }
+    Ok(parallels)
+}
+
 /// Bytes, with K, M or G as powers of 1024.
 fn parse_size(text: &str) -> Option<u64> {
     let (digits, shift) = match text.as_bytes().last()?.to_ascii_lowercase() {
@@ -418,6 +479,9 @@ mod tests {
             "vhd:fixed,azure",
             "vdi",
             "vdi:fixed",
+            "parallels",
+            "parallels:plain",
+            "parallels:bundle",
             "vhdx:fixed,block_size=4194304,sector_size=4096",
         ] {
             assert_eq!(text.parse::<OutputFormat>().unwrap().to_string(), text);

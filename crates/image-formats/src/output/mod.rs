@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use blocks::{BlockTable, place_in_blocks};
 pub use format::{
-    Compression, FormatError, OutputFormat, Qcow2Options, RawOptions, VdiOptions, VhdOptions,
-    VhdxOptions, VmdkKind,
+    Compression, FormatError, OutputFormat, ParallelsOptions, Qcow2Options, RawOptions, VdiOptions,
+    VhdOptions, VhdxOptions, VmdkKind,
 };
 pub use parts::PartFile;
 pub(crate) use parts::sync_directory;
 
 use crate::codec::Codec;
+use crate::parallels::{self, BundleWriter, ParallelsWriter};
 use crate::qcow2::Qcow2Writer;
 use crate::raw::RawWriter;
 use crate::vdi::VdiWriter;
@@ -220,6 +221,9 @@ impl Barrier {
 pub struct Sink {
     pub(crate) writer: Box<dyn ImageWriter>,
     pub(crate) files: Vec<PartFile>,
+    /// Behind the files: it goes when they are gone.
+    bundle: Option<BundleFolder>,
+    path: PathBuf,
     virtual_size: u64,
     options: OutputOptions,
 }
@@ -258,6 +262,15 @@ pub fn create(
             Box::new(VdiWriter::new(virtual_size, vdi)?),
             vec![path.to_owned()],
         ),
+        OutputFormat::Parallels(options) if options.is_bundle(path) => {
+            let names = parallels::bundle_files(path);
+            let writer = BundleWriter::new(virtual_size, options.plain, &names[1])?;
+            (Box::new(writer), names.to_vec())
+        }
+        OutputFormat::Parallels(_) => (
+            Box::new(ParallelsWriter::new(virtual_size)?),
+            vec![path.to_owned()],
+        ),
         OutputFormat::Vmdk(VmdkKind::StreamOptimized) => (
             Box::new(StreamWriter::new(virtual_size, path)?),
             vec![path.to_owned()],
@@ -274,6 +287,12 @@ pub fn create(
             )
         }
     };
+    let bundle = match names.first() {
+        Some(first) if first.starts_with(path) && first != path => {
+            Some(BundleFolder::make(path, options.overwrite)?)
+        }
+        _ => None,
+    };
     let files = names
         .iter()
         .map(|name| PartFile::create(name, options.overwrite))
@@ -289,6 +308,8 @@ pub fn create(
     Ok(Sink {
         writer,
         files,
+        bundle,
+        path: path.to_owned(),
         virtual_size,
         options,
     })
@@ -312,6 +333,8 @@ pub fn create_overlay(
     let sink = Sink {
         writer: Box::new(writer.over(backing, backing_format)?),
         files: vec![PartFile::create(path.as_ref(), options.overwrite)?],
+        bundle: None,
+        path: path.as_ref().to_owned(),
         virtual_size,
         options,
     };
@@ -332,10 +355,10 @@ impl Sink {
         self.virtual_size
     }
 
-    /// The name of its first file.
+    /// Its name: that of its first file, or of the bundle its files are in.
     #[must_use]
     pub fn path(&self) -> &Path {
-        self.files.first().map_or(Path::new(""), PartFile::path)
+        &self.path
     }
 
     /// Make the output valid and give its files their names.
@@ -343,7 +366,7 @@ impl Sink {
     /// # Errors
     /// As the medium answers, or when an output of that name has appeared meanwhile.
     pub fn finish(mut self) -> Result<PathBuf, OutputError> {
-        let path = self.path().to_owned();
+        let path = std::mem::take(&mut self.path);
         let barrier = Barrier {
             flush: !self.options.no_flush,
         };
@@ -354,8 +377,38 @@ impl Sink {
             file.publish(self.options.overwrite)?;
         }
         if barrier.flush {
+            if self.bundle.is_some() {
+                sync_directory(&path.join(parallels::DESCRIPTOR))?;
+            }
             sync_directory(&path)?;
         }
         Ok(path)
+    }
+}
+
+/// The folder of an output that is a bundle. Dropped while nothing is in it, it goes.
+struct BundleFolder(PathBuf);
+
+impl BundleFolder {
+    fn make(path: &Path, overwrite: bool) -> Result<Self, OutputError> {
+        match std::fs::create_dir(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Into a bundle of the same name only where it may be replaced, never into a file.
+                if !overwrite || !path.is_dir() {
+                    let path = path.to_owned();
+                    return Err(OutputError::Exists { path });
+                }
+            }
+            Err(source) => return Err(OutputError::io(path, "making", source)),
+        }
+        Ok(Self(path.to_owned()))
+    }
+}
+
+impl Drop for BundleFolder {
+    fn drop(&mut self) {
+        // Fails, and rightly, while there is a file in it.
+        let _ = std::fs::remove_dir(&self.0);
     }
 }
