@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod ext;
+pub mod fat;
 pub mod memory;
 pub mod mounts;
 pub mod path;

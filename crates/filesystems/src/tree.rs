@@ -99,6 +99,15 @@ pub struct Space {
     pub free_inodes: u64,
 }
 
+/// What to do about a file system that was not cleanly unmounted, when it is opened for writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Recovery {
+    /// Replay its journal, and finish deletions that were under way, as the kernel would when mounting.
+    Replay,
+    /// Refuse with [`TreeErrorKind::Dirty`].
+    Refuse,
+}
+
 /// The files of one file system.
 ///
 /// The contract:

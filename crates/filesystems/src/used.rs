@@ -8,10 +8,11 @@
 //! Memory stays flat whatever the size of the disk: ranges are made group by group as they are asked
 //! for.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use block_io::{BlockRead, Result};
+use block_io::{BlockErrorKind, BlockRead, Result};
 
 use crate::probe::FsKind;
 
@@ -68,6 +69,9 @@ pub fn used_ranges_noting<'a>(
         FsKind::Ext2 | FsKind::Ext3 | FsKind::Ext4 => {
             crate::ext::used::used_ranges(disk, findings).map(Some)
         }
+        FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => {
+            crate::fat::used::used_ranges(disk, findings).map(Some)
+        }
         FsKind::Swap => crate::swap::used_ranges(disk, findings).map(Some),
         _ => Ok(None),
     }
@@ -77,6 +81,66 @@ pub fn used_ranges_noting<'a>(
 pub(crate) fn all(disk: &dyn BlockRead) -> UsedRanges<'static> {
     let size = disk.size();
     Box::new((size > 0).then_some(Ok(0..size)).into_iter())
+}
+
+/// Ranges made batch by batch: `make` puts some into the queue and says whether there is more to come.
+pub(crate) struct Batched<F> {
+    make: F,
+    ready: VecDeque<Range<u64>>,
+    done: bool,
+}
+
+impl<F: FnMut(&mut VecDeque<Range<u64>>) -> Result<bool>> Batched<F> {
+    pub(crate) fn new(make: F) -> Self {
+        Self {
+            make,
+            ready: VecDeque::new(),
+            done: false,
+        }
+    }
+}
+
+impl<F: FnMut(&mut VecDeque<Range<u64>>) -> Result<bool>> Iterator for Batched<F> {
+    type Item = Result<Range<u64>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(range) = self.ready.pop_front() {
+                return Some(Ok(range));
+            }
+            if self.done {
+                return None;
+            }
+            match (self.make)(&mut self.ready) {
+                Ok(more) => self.done = !more,
+                Err(error) => {
+                    self.done = true;
+                    self.ready.clear();
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+/// Read `buf.len()` bytes; false, with a finding about `what`, where the medium cannot give them.
+pub(crate) fn read_or_note(
+    disk: &dyn BlockRead,
+    offset: u64,
+    buf: &mut [u8],
+    what: &str,
+    findings: &Findings,
+) -> Result<bool> {
+    match disk.read_at(offset, buf) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.kind() {
+            BlockErrorKind::Unreadable | BlockErrorKind::OutOfBounds => {
+                findings.note(format!("{what}: {error}"));
+                Ok(false)
+            }
+            _ => Err(error),
+        },
+    }
 }
 
 /// Join neighbouring and overlapping ranges of an iterator whose ranges start in order.

@@ -1,5 +1,10 @@
 //! Damaged and hostile file systems: an error that says where, never a panic or an endless loop.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::single_range_in_vec_init,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 
 mod common;
 

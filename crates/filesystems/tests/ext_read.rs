@@ -1,5 +1,10 @@
 //! Reading what mke2fs made, in every variant, compared with the directory it was made from.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::single_range_in_vec_init,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 
 mod common;
 

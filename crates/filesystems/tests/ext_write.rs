@@ -1,6 +1,11 @@
 //! Writing, in every variant: what e2fsck and the kernel say of it, and that nothing but what was
 //! asked for changed.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::single_range_in_vec_init,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 
 mod common;
 

@@ -1,5 +1,10 @@
 //! Signatures against what blkid says: of the images util-linux tests itself with, and of fresh ones.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::single_range_in_vec_init,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 
 mod common;
 

@@ -1,5 +1,10 @@
 //! Used blocks against `dumpe2fs`, and copies made of nothing else.
-#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::single_range_in_vec_init,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
 
 mod common;
 

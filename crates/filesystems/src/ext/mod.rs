@@ -27,4 +27,5 @@ mod volume;
 mod xattr;
 mod xattr_edit;
 
-pub use tree::{ExtTree, Recovery};
+pub use crate::tree::Recovery;
+pub use tree::ExtTree;

@@ -8,17 +8,9 @@ use super::inode::{Inode, ROOT_INODE};
 use super::volume::{Volume, corrupt, unsupported};
 use crate::path::GuestPath;
 use crate::tree::{
-    Attributes, DirEntry, FileKind, FileTree, Result, Space, Stat, TreeError, TreeErrorKind, Xattr,
+    Attributes, DirEntry, FileKind, FileTree, Recovery, Result, Space, Stat, TreeError,
+    TreeErrorKind, Xattr,
 };
-
-/// What to do about a journal that was not replayed, when a file system is opened for writing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Recovery {
-    /// Replay it, and finish deletions that were under way, as the kernel would when mounting.
-    Replay,
-    /// Refuse with [`TreeErrorKind::Dirty`].
-    Refuse,
-}
 
 /// The files of an ext2, ext3 or ext4 file system on `D`.
 pub struct ExtTree<D> {

@@ -4,6 +4,7 @@ use block_io::Result;
 
 use super::{Disk, FsKind, Probe};
 use crate::bytes::{array, le16, le32, le64, slice, text, u8_at};
+use crate::fat::{Geometry, Width};
 
 pub(super) fn bitlocker(disk: &Disk) -> Result<Option<Probe>> {
     Ok(disk
@@ -127,27 +128,17 @@ fn serial(number: u32) -> String {
     format!("{:04X}-{:04X}", number >> 16, number & 0xFFFF)
 }
 
-/// Where a FAT's root directory begins and how it is to be read.
-struct Fat {
-    kind: FsKind,
-    cluster: u64,
-    sectors: u64,
-    sector: u64,
-    root: u64,
-    root_len: u64,
-}
-
 pub(super) fn fat(disk: &Disk) -> Result<Option<Probe>> {
     let Some(boot) = disk.read(0, 512)? else {
         return Ok(None);
     };
-    let Some(fat) = fat_geometry(&boot) else {
+    let Ok(fat) = Geometry::parse(&boot) else {
         return Ok(None);
     };
-    let extended = if fat.kind == FsKind::Fat32 {
-        0x42
-    } else {
-        0x26
+    let (kind, extended) = match fat.width {
+        Width::Fat12 => (FsKind::Fat12, 0x26),
+        Width::Fat16 => (FsKind::Fat16, 0x26),
+        Width::Fat32 => (FsKind::Fat32, 0x42),
     };
     let has_names = matches!(u8_at(&boot, extended), 0x28 | 0x29);
     let number = le32(&boot, extended + 1);
@@ -157,73 +148,19 @@ pub(super) fn fat(disk: &Disk) -> Result<Option<Probe>> {
     Ok(Some(Probe {
         label,
         uuid: (has_names && number != 0).then(|| serial(number)),
-        version: Some(fat.kind.to_string()),
+        version: Some(kind.to_string()),
         block_size: Some(fat.cluster),
         size: Some(fat.sectors * fat.sector),
-        ..Probe::new(fat.kind)
+        ..Probe::new(kind)
     }))
 }
 
-/// The checks of the FAT specification and of Linux' driver: no field of a boot sector that holds
-/// code or another file system passes them all.
-fn fat_geometry(boot: &[u8]) -> Option<Fat> {
-    let sector = u64::from(le16(boot, 11));
-    let per_cluster = u64::from(u8_at(boot, 13));
-    let (reserved, fats) = (u64::from(le16(boot, 14)), u64::from(u8_at(boot, 16)));
-    let media = u8_at(boot, 21);
-    let sane = sector.is_power_of_two()
-        && (512..=4096).contains(&sector)
-        && per_cluster.is_power_of_two()
-        && reserved > 0
-        && (1..=2).contains(&fats)
-        && (media == 0xF0 || media >= 0xF8);
-    if !sane {
-        return None;
-    }
-    let entries = u64::from(le16(boot, 17));
-    let sectors = match u64::from(le16(boot, 19)) {
-        0 => u64::from(le32(boot, 32)),
-        n => n,
+fn fat_root_label(disk: &Disk, fat: &Geometry) -> Result<Option<String>> {
+    let (at, len) = match fat.root_cluster {
+        Some(cluster) => (fat.start_of(cluster), fat.cluster),
+        None => (fat.root.start, fat.root.end - fat.root.start),
     };
-    let short = u64::from(le16(boot, 22));
-    let fat_len = if short == 0 {
-        u64::from(le32(boot, 36))
-    } else {
-        short
-    };
-    let root_sectors = (entries * 32).div_ceil(sector);
-    let before_data = reserved + fats * fat_len + root_sectors;
-    let clusters = sectors.checked_sub(before_data)? / per_cluster;
-    if fat_len == 0 || clusters == 0 {
-        return None;
-    }
-    // A FAT32 is told by its short length field, as Linux and blkid do, not by the count alone.
-    let (kind, root, root_len) = if short == 0 {
-        let first = u64::from(le32(boot, 44)).checked_sub(2)?;
-        let root = (before_data + first * per_cluster) * sector;
-        (FsKind::Fat32, root, per_cluster * sector)
-    } else {
-        // Boundary of Windows and Linux: 4084 (MAX_FAT12).
-        let kind = if clusters > 4084 {
-            FsKind::Fat16
-        } else {
-            FsKind::Fat12
-        };
-        (kind, (reserved + fats * fat_len) * sector, entries * 32)
-    };
-    Some(Fat {
-        kind,
-        cluster: per_cluster * sector,
-        sectors,
-        sector,
-        root,
-        root_len,
-    })
-}
-
-fn fat_root_label(disk: &Disk, fat: &Fat) -> Result<Option<String>> {
-    let len = fat.root_len.min(65_536) as usize;
-    let Some(root) = disk.read(fat.root, len)? else {
+    let Some(root) = disk.read(at, len.min(65_536) as usize)? else {
         return Ok(None);
     };
     for entry in root.chunks_exact(32) {

@@ -1,5 +1,13 @@
 //! What the tests of this crate share: scratch images, foreign tools, named skips.
-#![allow(dead_code, missing_docs, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    clippy::single_range_in_vec_init,
+    dead_code,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used
+)]
+
+pub mod oracle;
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
