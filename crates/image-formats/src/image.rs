@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use block_io::{BlockRead, Extent, FileDisk, SectorSize};
 
+use crate::details::Details;
 use crate::detect::{ImageFormat, detect};
 use crate::error::OpenError;
 use crate::finding::Finding;
@@ -36,6 +37,8 @@ pub struct ImageInfo {
     pub cluster_size: Option<u64>,
     /// What tells it from others of its format, where it has that: children name it so.
     pub identity: Option<String>,
+    /// What only its format says.
+    pub details: Details,
     /// What is worth knowing.
     pub notes: Vec<Finding>,
     /// The image below, where there is one.
@@ -62,6 +65,24 @@ pub fn open_as(
     gate: &dyn OpenGate,
 ) -> Result<Image, OpenError> {
     Opener { gate, depth: 0 }.open(path.as_ref(), Some(format))
+}
+
+/// Open the image whose bytes are `disk`, as `format` or as what it looks like. `path` is what it is called
+/// in messages, and where the gate looks for what it names.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open_disk(
+    disk: Arc<dyn BlockRead>,
+    path: impl Into<PathBuf>,
+    format: Option<ImageFormat>,
+    gate: &dyn OpenGate,
+) -> Result<Image, OpenError> {
+    let file = ImageFile {
+        path: path.into(),
+        disk,
+    };
+    Opener { gate, depth: 0 }.open_file(file, format)
 }
 
 impl Image {
@@ -100,6 +121,7 @@ pub(crate) struct ImageFile {
 /// What a format's reader makes of an image file.
 pub(crate) struct Opened {
     pub(crate) disk: Box<dyn BlockRead>,
+    pub(crate) details: Details,
     pub(crate) variant: String,
     pub(crate) cluster_size: Option<u64>,
     pub(crate) notes: Vec<Finding>,
@@ -168,6 +190,7 @@ impl Opener<'_> {
         let opened = match format {
             ImageFormat::Raw => Opened {
                 disk: Box::new(file.disk),
+                details: Details::None,
                 variant: String::new(),
                 cluster_size: None,
                 notes: Vec::new(),
@@ -191,6 +214,7 @@ impl Opener<'_> {
                 file_size,
                 cluster_size: opened.cluster_size,
                 identity: opened.identity,
+                details: opened.details,
                 notes: opened.notes,
                 below: opened.below.map(Box::new),
             },

@@ -18,8 +18,10 @@
 
 mod bytes;
 mod cache;
+pub mod check;
 pub mod codec;
 pub mod copy;
+pub mod details;
 pub mod detect;
 mod error;
 pub mod finding;
@@ -36,10 +38,12 @@ pub mod vhd;
 pub mod vhdx;
 pub mod vmdk;
 
+pub use check::{Report, Verdict, check, check_disk};
 pub use copy::{CopyError, CopyOptions, Progress, copy};
+pub use details::Details;
 pub use detect::{ImageFormat, detect};
 pub use error::OpenError;
 pub use finding::{Finding, Rule, Severity};
 pub use gate::{GateError, OpenGate, SameFolder, StandAlone};
-pub use image::{Image, ImageInfo, open, open_as};
+pub use image::{Image, ImageInfo, open, open_as, open_disk};
 pub use output::{OutputError, OutputFormat, OutputOptions, Sink};

@@ -28,6 +28,13 @@ pub(crate) const INCOMPATIBLE_EXTENDED_L2: u64 = 1 << 4;
 /// Incompatible feature bit 3: byte 104 names the compression. // qcow2.rst, "incompatible_features"
 pub(crate) const INCOMPATIBLE_COMPRESSION_TYPE: u64 = 1 << 3;
 
+/// Compatible feature bit 0: refcounts may lag behind while the dirty bit is set.
+pub(crate) const COMPATIBLE_LAZY_REFCOUNTS: u64 = 1 << 0;
+/// Autoclear feature bit 0: the bitmaps extension is right.
+pub(crate) const AUTOCLEAR_BITMAPS: u64 = 1 << 0;
+/// Autoclear feature bit 1: the external data file is a raw image by itself.
+pub(crate) const AUTOCLEAR_RAW_DATA: u64 = 1 << 1;
+
 /// `compression_type`: raw deflate. // qcow2.rst, "compression_type"
 pub(crate) const COMPRESSION_ZLIB: u8 = 0;
 /// `compression_type`: Zstandard.
@@ -51,6 +58,8 @@ pub(crate) const MAX_BACKING_NAME: usize = 1023;
 pub(crate) const EXTENSION_BACKING_FORMAT: u32 = 0xE279_2ACA;
 /// Header extension: the name of the external data file.
 pub(crate) const EXTENSION_DATA_FILE: u32 = 0x4441_5441;
+/// Header extension: where the bitmaps are.
+pub(crate) const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 const EXTENSION_FEATURE_NAMES: u32 = 0x6803_F857;
 
 /// The features by type (0 incompatible, 1 compatible, 2 autoclear), bit and name.

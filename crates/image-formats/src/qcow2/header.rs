@@ -3,13 +3,15 @@
 use block_io::BlockRead;
 
 use super::format::{
-    COMPRESSION_ZLIB, COMPRESSION_ZSTD, EXTENSION_BACKING_FORMAT, EXTENSION_DATA_FILE, Geometry,
+    AUTOCLEAR_RAW_DATA, COMPATIBLE_LAZY_REFCOUNTS, COMPRESSION_ZLIB, COMPRESSION_ZSTD,
+    EXTENSION_BACKING_FORMAT, EXTENSION_BITMAPS, EXTENSION_DATA_FILE, Geometry,
     INCOMPATIBLE_COMPRESSION_TYPE, INCOMPATIBLE_CORRUPT, INCOMPATIBLE_DATA_FILE,
     INCOMPATIBLE_DIRTY, INCOMPATIBLE_EXTENDED_L2, MAGIC, MAX_BACKING_NAME, MAX_L1_BYTES,
     MAX_REFCOUNT_TABLE_BYTES,
 };
 use super::rules;
 use crate::bytes::{be32, be64};
+use crate::details::Qcow2Details;
 use crate::error::{ParseError, require};
 use crate::finding::{Finding, Severity};
 
@@ -30,10 +32,14 @@ pub(crate) struct Header {
     pub(crate) refcount_order: u32,
     pub(crate) snapshots: u32,
     pub(crate) incompatible: u64,
+    pub(crate) compatible: u64,
+    pub(crate) autoclear: u64,
     pub(crate) zstd: bool,
     pub(crate) backing: Option<String>,
     pub(crate) backing_format: Option<String>,
     pub(crate) data_file: Option<String>,
+    /// Where the bitmaps extension's data stand.
+    pub(crate) bitmaps: Option<u64>,
     pub(crate) notes: Vec<Finding>,
 }
 
@@ -44,6 +50,23 @@ impl Header {
 
     pub(crate) fn external_data(&self) -> bool {
         self.incompatible & INCOMPATIBLE_DATA_FILE != 0
+    }
+
+    pub(crate) fn details(&self) -> Qcow2Details {
+        Qcow2Details {
+            version: self.version,
+            refcount_bits: 1 << self.refcount_order,
+            zstd: self.zstd,
+            extended_l2: self.extended_l2(),
+            lazy_refcounts: self.compatible & COMPATIBLE_LAZY_REFCOUNTS != 0,
+            dirty: self.incompatible & INCOMPATIBLE_DIRTY != 0,
+            corrupt: self.incompatible & INCOMPATIBLE_CORRUPT != 0,
+            snapshots: self.snapshots,
+            backing: self.backing.clone(),
+            backing_format: self.backing_format.clone(),
+            data_file: self.data_file.clone(),
+            data_file_raw: self.autoclear & AUTOCLEAR_RAW_DATA != 0,
+        }
     }
 
     /// Bytes of an L2 entry.
@@ -96,10 +119,13 @@ pub(crate) fn read_header(file: &dyn BlockRead) -> Result<Header, ParseError> {
         refcount_order: 4,
         snapshots: be32(&head, 60),
         incompatible: 0,
+        compatible: 0,
+        autoclear: 0,
         zstd: false,
         backing: None,
         backing_format: None,
         data_file: None,
+        bitmaps: None,
         notes: Vec::new(),
     };
     let header_len = match version {
@@ -137,6 +163,8 @@ fn read_version_3(head: &[u8], header: &mut Header) -> Result<u64, ParseError> {
         file_size,
     )?;
     header.incompatible = be64(head, 72);
+    header.compatible = be64(head, 80);
+    header.autoclear = be64(head, 88);
     header.refcount_order = be32(head, 96);
     let header_len = u64::from(be32(head, 100));
     let fits = header_len >= V3_LEN
@@ -292,6 +320,7 @@ fn read_extensions(first: &[u8], mut at: usize, header: &mut Header) -> Result<(
         match kind {
             EXTENSION_BACKING_FORMAT => header.backing_format = Some(text()),
             EXTENSION_DATA_FILE => header.data_file = Some(text()),
+            EXTENSION_BITMAPS if len >= 24 => header.bitmaps = Some(at as u64 + 8),
             _ => {}
         }
         at += 8 + len.next_multiple_of(8);

@@ -7,6 +7,7 @@ use super::header::{Header, read_header};
 use super::rules;
 use crate::bytes::be64;
 use crate::cache::TableCache;
+use crate::details::Details;
 use crate::detect::ImageFormat;
 use crate::error::{OpenError, ParseError, corrupt};
 use crate::finding::Finding;
@@ -42,6 +43,7 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
     let geometry = header.geometry;
     let mut notes = header.notes.clone();
     let variant = format!("version {}", header.version);
+    let details = Details::Qcow2(header.details());
     let below = backing.as_ref().map(|image| image.info().clone());
     notes.extend(below.iter().flat_map(|below| below.notes.clone()));
     let disk = Qcow2Disk {
@@ -55,6 +57,7 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
     };
     Ok(Opened {
         disk: Box::new(disk),
+        details,
         variant,
         cluster_size: Some(geometry.cluster_size()),
         notes,

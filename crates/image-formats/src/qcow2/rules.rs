@@ -28,5 +28,20 @@ crate::finding::rules! {
     COMPRESSED_OUTSIDE = "compressed-outside", "a compressed cluster starts inside the file", "Compressed Clusters Descriptor";
     COMPRESSED_EXTERNAL = "compressed-external", "there are no compressed clusters with an external data file", "Compressed Clusters Descriptor";
     COMPRESSED_DATA = "compressed-data", "a compressed cluster inflates to one cluster", "Compressed Clusters Descriptor";
+    SIZE_SECTORS = "size-sectors", "the virtual size is whole sectors", "Header";
+    UNKNOWN_BITS = "unknown-bits", "compatible and autoclear bits are known ones", "compatible_features";
+    HEADER_PADDING = "header-padding", "the bytes behind the compression type are zero", "Additional fields";
+    OUTSIDE = "outside", "a table or cluster ends inside the file", "Host cluster management";
+    OVERLAP = "overlap", "tables, headers and refcounts share their clusters with nothing", "Host cluster management";
+    TANGLED = "tangled", "tables are not named over and over", "Cluster mapping";
+    COMPRESSED_COPIED = "compressed-copied", "a compressed cluster does not have the COPIED bit", "L2 table entry";
+    COPIED = "copied", "the COPIED bit is set exactly where the refcount is 1", "L1 table entry";
+    REFCOUNT_BLOCK = "refcount-block", "a refcount block is cluster aligned and inside the file", "Refcount table entry";
+    REFCOUNT_LOW = "refcount-low", "a cluster's refcount is the number of its references", "Refcount block entry";
+    LEAK = "leak", "a cluster with a refcount is in use", "Refcount block entry";
+    REFCOUNT_BEYOND = "refcount-beyond", "no cluster behind the end of the file has a refcount", "Refcount block entry";
+    SNAPSHOT_TABLE = "snapshot-table", "the snapshot table and its L1 tables are aligned and inside the file", "Snapshots";
+    BITMAP_DIRECTORY = "bitmap-directory", "the bitmap directory is aligned and inside the file", "Bitmap directory";
+    BITMAP_TABLE = "bitmap-table", "a bitmap table and its clusters are aligned and inside the file", "Bitmap table";
     SUBCLUSTERS = "subclusters", "no subcluster is both allocated and zero, and compressed clusters have none", "Extended L2 Entries";
 }

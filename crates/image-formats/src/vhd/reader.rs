@@ -10,6 +10,7 @@ use super::format::{
 };
 use super::rules;
 use crate::bytes::{array, be32, be64};
+use crate::details::{Details, VhdDetails};
 use crate::detect::ImageFormat;
 use crate::error::{OpenError, ParseError, require};
 use crate::finding::{Finding, Severity};
@@ -35,6 +36,12 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
             ));
         }
     };
+    let mut details = VhdDetails {
+        kind,
+        creator: String::from_utf8_lossy(&array::<4>(&footer, 28)).into_owned(),
+        block_size: None,
+        geometry: geometry_of(&footer),
+    };
     let (disk, below): (Box<dyn BlockRead>, _) = match kind {
         FIXED => {
             let room = file.disk.size() - SECTOR;
@@ -45,6 +52,7 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
         }
         _ => {
             let dynamic = read_dynamic(&file, be64(&footer, 16), size).map_err(at)?;
+            details.block_size = Some(dynamic.block);
             let parent = match kind {
                 DIFFERENCING => Some(open_parent(&file, &dynamic, opener)?),
                 _ => None,
@@ -68,11 +76,18 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
     Ok(Opened {
         disk,
         variant: variant.to_owned(),
-        cluster_size: None,
+        cluster_size: details.block_size,
+        details: Details::Vhd(details),
         notes,
         identity: Some(identity),
         below,
     })
+}
+
+/// Cylinders, heads and sectors per track. // [VHD 1.0] Disk Geometry
+fn geometry_of(footer: &[u8]) -> (u16, u8, u8) {
+    let [high, low, heads, track] = array(footer, 56);
+    (u16::from_be_bytes([high, low]), heads, track)
 }
 
 /// The footer at the end, or its copy at the start where the end was lost.

@@ -10,6 +10,7 @@ use super::format::{
 };
 use super::metadata::{Metadata, ParentLocator, read_metadata};
 use super::rules;
+use crate::details::{Details, VhdxDetails};
 use crate::detect::ImageFormat;
 use crate::error::{OpenError, ParseError, require};
 use crate::finding::Finding;
@@ -36,6 +37,15 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
     notes.extend(below.iter().flat_map(|below| below.notes.clone()));
     Ok(Opened {
         variant: variant.to_owned(),
+        details: Details::Vhdx(VhdxDetails {
+            fixed: metadata.fixed,
+            block_size: metadata.block_size,
+            logical_sector: metadata.logical_sector,
+            log_replayed: metadata
+                .notes
+                .iter()
+                .any(|note| note.rule == rules::LOG_REPLAYED),
+        }),
         cluster_size: Some(metadata.block_size),
         notes,
         identity: Some(metadata.data_write.to_string()),

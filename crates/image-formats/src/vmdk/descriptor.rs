@@ -18,6 +18,8 @@ pub(crate) struct Descriptor {
     pub(crate) cid: u32,
     pub(crate) parent_cid: u32,
     pub(crate) parent_hint: Option<String>,
+    pub(crate) adapter: Option<String>,
+    pub(crate) hardware_version: Option<String>,
     pub(crate) extents: Vec<ExtentLine>,
 }
 
@@ -71,6 +73,8 @@ impl Descriptor {
                 "parentcid" => {
                     descriptor.parent_cid = u32::from_str_radix(value, 16).unwrap_or(NO_PARENT);
                 }
+                "ddb.adaptertype" => descriptor.adapter = Some(value.to_owned()),
+                "ddb.virtualhwversion" => descriptor.hardware_version = Some(value.to_owned()),
                 "parentfilenamehint" => descriptor.parent_hint = Some(value.to_owned()),
                 _ => {}
             }

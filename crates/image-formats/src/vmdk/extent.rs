@@ -29,7 +29,8 @@ pub(crate) struct SparseExtent {
     pub(crate) grain: u64,
     table_entries: u64,
     directory: Vec<u32>,
-    compressed: bool,
+    pub(crate) version: u32,
+    pub(crate) compressed: bool,
     zero_grains: bool,
     tables: TableCache<Vec<u8>>,
     grains: TableCache<Vec<u8>>,
@@ -52,6 +53,7 @@ pub(crate) enum Grain {
 
 /// What a header says, before the directory is read.
 struct Layout {
+    version: u32,
     capacity: u64,
     grain_sectors: u64,
     table_entries: u64,
@@ -110,6 +112,7 @@ impl SparseExtent {
                 .chunks_exact(4)
                 .map(|entry| le32(entry, 0))
                 .collect(),
+            version: layout.version,
             compressed: layout.flags & FLAG_COMPRESSED != 0,
             zero_grains: layout.flags & FLAG_ZERO_GRAINS != 0,
             tables: TableCache::new(TABLES),
@@ -117,6 +120,11 @@ impl SparseExtent {
             descriptor,
             notes,
         })
+    }
+
+    /// Its file.
+    pub(crate) fn path(&self) -> &std::path::Path {
+        &self.file.path
     }
 
     /// Where the grain of byte `offset` of the extent is.
@@ -308,6 +316,7 @@ fn parse_hosted(head: &[u8], file: &ImageFile) -> Result<Layout, ParseError> {
         directory => directory,
     };
     Ok(Layout {
+        version,
         capacity: le64(head, 12),
         grain_sectors,
         table_entries,
@@ -353,6 +362,7 @@ fn parse_cowd(head: &[u8]) -> Result<Layout, ParseError> {
         grain_sectors,
     )?;
     Ok(Layout {
+        version,
         capacity: u64::from(le32(head, 12)),
         grain_sectors,
         table_entries: 4096,

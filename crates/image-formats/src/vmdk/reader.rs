@@ -8,6 +8,7 @@ use super::descriptor::{Descriptor, ExtentLine, NO_PARENT};
 use super::extent::{Grain, SparseExtent};
 use super::format::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, SPARSE_MAGIC};
 use super::rules;
+use crate::details::{Details, VmdkDetails, VmdkExtent};
 use crate::detect::ImageFormat;
 use crate::error::{OpenError, ParseError, require};
 use crate::finding::Finding;
@@ -53,6 +54,7 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
     notes.extend(below.iter().flat_map(|below| below.notes.clone()));
     Ok(Opened {
         variant: descriptor.create_type.clone(),
+        details: Details::Vmdk(details_of(&descriptor, &parts, &path)),
         cluster_size,
         notes,
         identity: Some(format!("{:08x}", descriptor.cid)),
@@ -63,6 +65,40 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
             parent,
         }),
     })
+}
+
+fn details_of(descriptor: &Descriptor, parts: &[Part], path: &Path) -> VmdkDetails {
+    let extents = parts.iter().enumerate().map(|(index, part)| {
+        let line = descriptor.extents.get(index).filter(|_| part.listed);
+        let (file, grain, compressed) = match &part.source {
+            Source::Zero => (None, None, false),
+            Source::Flat(image, _) => (Some(image.info().path.clone()), None, false),
+            Source::Sparse(extent) => (
+                Some(extent.path().to_owned()),
+                Some(extent.grain),
+                extent.compressed,
+            ),
+        };
+        VmdkExtent {
+            file: file.or_else(|| line.is_none().then(|| path.to_owned())),
+            kind: line.map_or_else(String::new, |line| line.kind.clone()),
+            size: part.len,
+            grain,
+            compressed,
+        }
+    });
+    VmdkDetails {
+        create_type: descriptor.create_type.clone(),
+        cid: descriptor.cid,
+        parent_cid: descriptor.parent_cid,
+        adapter: descriptor.adapter.clone(),
+        hardware_version: descriptor.hardware_version.clone(),
+        sparse_version: parts.iter().find_map(|part| match &part.source {
+            Source::Sparse(extent) => Some(extent.version),
+            _ => None,
+        }),
+        extents: extents.collect(),
+    }
 }
 
 fn open_sparse(file: ImageFile) -> std::result::Result<(Descriptor, Vec<Part>), OpenError> {
@@ -80,6 +116,7 @@ fn open_sparse(file: ImageFile) -> std::result::Result<(Descriptor, Vec<Part>), 
     };
     let len = extent.capacity * SECTOR;
     let part = Part {
+        listed: false,
         start: 0,
         len,
         source: Source::Sparse(extent),
@@ -105,7 +142,12 @@ fn open_descriptor(
             return Err(ParseError::from(finding).at(&file.path));
         };
         let source = open_extent(file, line, len, opener)?;
-        parts.push(Part { start, len, source });
+        parts.push(Part {
+            listed: true,
+            start,
+            len,
+            source,
+        });
         start += len;
     }
     Ok((parsed, parts))
@@ -201,6 +243,8 @@ struct VmdkDisk {
 
 /// A run of the disk and where it lies.
 struct Part {
+    /// Whether a line of the descriptor names it; otherwise it is the file itself.
+    listed: bool,
     start: u64,
     len: u64,
     source: Source,

@@ -20,5 +20,25 @@ crate::finding::rules! {
     EXTENT_SIZE = "extent-size", "an extent's file holds the sectors its line says", "Extent Description";
     PARENT = "parent", "a disk with a parent names it", "Header of the descriptor";
     PARENT_CHANGED = "parent-changed", "the parent's CID is the one the child was made over", "Header of the descriptor";
+    FLAGS = "flags", "flags are known ones and agree with the version", "Hosted Sparse Extent Header";
+    CAPACITY_GRAINS = "capacity-grains", "the capacity is whole grains", "Hosted Sparse Extent Header";
+    HEADER_PADDING = "header-padding", "the rest of the header is zero", "Hosted Sparse Extent Header";
+    FOOTER_COPY = "footer-copy", "the footer is the header but for the directory's place", "Stream-Optimized Compressed Sparse Extents";
+    STREAM_END = "stream-end", "a stream ends with its end-of-stream marker and nothing behind it", "Stream-Optimized Compressed Sparse Extents";
+    MARKER = "marker", "a marker is of a known type", "Metadata Marker";
+    GRAIN_ORDER = "grain-order", "the grains of a stream come in ascending order", "Stream-Optimized Compressed Sparse Extents";
+    TABLE_TWICE = "table-twice", "a grain table is named once", "Grain Directory";
+    GRAIN_BEYOND = "grain-beyond", "entries behind the end of the disk are zero", "Grain Table";
+    REDUNDANT = "redundant", "the redundant directory leads to the same grains", "Redundant Grain Directory";
+    OVERLAP = "overlap", "header, descriptor, directories, tables and grains share no bytes", "Hosted Sparse Extent";
+    LEAK = "leak", "space as large as a grain belongs to something", "Hosted Sparse Extent";
+    DESCRIPTOR_VERSION = "descriptor-version", "the descriptor's version is 1, 2 or 3", "Header of the descriptor";
+    DESCRIPTOR_PADDING = "descriptor-padding", "an embedded descriptor is padded with zeroes", "Text Descriptor";
+    CID = "cid", "CID and parentCID are hexadecimal", "Header of the descriptor";
+    CREATE_TYPE = "create-type", "createType is a known one", "Header of the descriptor";
+    EXTENT_KIND = "extent-kind", "extents are of the kind that createType says", "Extent Description";
+    EXTENTS_SUM = "extents-sum", "the extents' sectors are those of their headers", "Extent Description";
+    FLAT_SIZE = "flat-size", "a flat extent's file is as long as its sectors", "Extent Description";
+    ADAPTER = "adapter", "the adapter type is a known one", "Disk Data Base";
     UNCLEAN = "unclean", "the disk was closed", "Hosted Sparse Extent Header";
 }
