@@ -104,8 +104,9 @@ impl Engine {
                 return Ok(Stored::Packed(start..start + len));
             }
             Engine::Deflate(compress) => {
-                // One byte less than the unit: what does not fit is not smaller.
-                packed.resize(start + unit.len().saturating_sub(1), 0);
+                // Room for whatever the stream may become. zlib-rs 0.6.8 keeps what did not fit over a
+                // reset, and panics when enough of it has gathered.
+                packed.resize(start + unit.len() + unit.len() / 64 + 64, 0);
                 let room = packed.get_mut(start..).unwrap_or_default();
                 compress.reset();
                 let status = compress
@@ -138,6 +139,28 @@ pub fn is_zero(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn thousands_of_units_that_deflate_does_not_shrink_stay_plain() {
+        let mut state = 1u64;
+        let noise = std::iter::repeat_with(|| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state as u8
+        });
+        let noise: Vec<u8> = noise.take(2 << 20).collect();
+        for unit in [512, 4096, 65_536] {
+            let codec = Codec::Deflate {
+                level: 6,
+                window_bits: 12,
+            };
+            let mut encoder = Encoder::new(codec, unit).unwrap();
+            let (mut units, mut packed) = (Vec::new(), Vec::new());
+            encoder.encode(&noise, &mut units, &mut packed).unwrap();
+            assert!(units.iter().all(|stored| *stored == Stored::Plain));
+        }
+    }
 
     #[test]
     fn a_single_set_bit_anywhere_is_not_zero() {

@@ -362,7 +362,7 @@ fn the_named_format_is_never_replaced_by_a_guess() {
 fn foreign_images_read_as_qemu_reads_them() {
     let test = "foreign_images_read_as_qemu_reads_them";
     let dir = scratch();
-    let images = fixture_images(test, &dir);
+    let images = support::fixture_images(test, &dir);
     for image in &images {
         let raw = dir.path().join("as-qemu.raw");
         let opened = match open(image, &SameFolder) {
@@ -502,55 +502,6 @@ fn forget_what_was_flushed(image: &mut [u8]) {
         image[header + 4..header + 8].copy_from_slice(&sum.to_le_bytes());
     }
 }
-
-/// The compressed images among the fixtures whose formats are known, unpacked into `dir`.
-fn fixture_images(test: &str, dir: &tempfile::TempDir) -> Vec<std::path::PathBuf> {
-    let fixtures = std::env::var_os("P2V_FIXTURES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
-        Into::into,
-    );
-    let mut images = Vec::new();
-    let Ok(sets) = std::fs::read_dir(fixtures.join("images")) else {
-        let required = std::env::var_os("P2V_REQUIRE_TOOLS").is_some_and(|value| value == "1");
-        assert!(!required, "{test} needs the image fixtures");
-        println!("SKIPPED {test}: needs the image fixtures");
-        return images;
-    };
-    for set in sets.map(Result::unwrap).filter(|set| set.path().is_dir()) {
-        for file in std::fs::read_dir(set.path()).unwrap().map(Result::unwrap) {
-            let name = file.file_name().into_string().unwrap();
-            let Some((plain, packer)) = name.rsplit_once('.') else {
-                continue;
-            };
-            let program = match packer {
-                "xz" => "xz",
-                "gz" => "gzip",
-                "bz2" => "bzip2",
-                _ => continue,
-            };
-            if !FIXTURE_KINDS.iter().any(|kind| plain.contains(kind)) {
-                continue;
-            }
-            let path = dir
-                .path()
-                .join(format!("{}-{plain}", set.file_name().display()));
-            let unpacked = std::fs::File::create(&path).unwrap();
-            let status = std::process::Command::new(program)
-                .arg("-dc")
-                .arg(file.path())
-                .stdout(unpacked)
-                .status()
-                .unwrap();
-            assert!(status.success());
-            images.push(path);
-        }
-    }
-    assert!(images.len() > 10);
-    images
-}
-
-/// Parts of the names of fixtures that are read.
-const FIXTURE_KINDS: &[&str] = &[".qcow2", ".vhdx", ".vmdk", ".vhd", "parallels-v"];
 
 /// Bytes of the tables are changed, and the file is cut at many places: whatever comes out, it is an
 /// answer, not a panic, and what is called zero reads as zero.

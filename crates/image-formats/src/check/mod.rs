@@ -90,6 +90,8 @@ pub fn check_disk(
         ImageFormat::Vhdx => vhdx::check(&file, &mut tally),
         ImageFormat::Vmdk => vmdk::check(&file, gate, &mut tally),
         ImageFormat::Vhd => vhd::check(&file, &mut tally),
+        // Their readers check what they open; everything is read below.
+        ImageFormat::Vdi | ImageFormat::Parallels => Ok(()),
     };
     let readable = match walked {
         Ok(()) => true,

@@ -26,6 +26,7 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
     refuse_a_part_of_a_bundle(&file, opener)?;
     let image = Expanding::open(file).map_err(|error| error.at(&path))?;
     Ok(Opened {
+        details: crate::details::Details::None,
         variant: "expanding".to_owned(),
         cluster_size: Some(image.header.cluster()),
         notes: image.notes.clone(),
@@ -85,6 +86,7 @@ fn open_bundle(file: &ImageFile, opener: &Opener<'_>) -> std::result::Result<Ope
     };
     let notes = parts.iter().flat_map(|part| part.info().notes.clone());
     Ok(Opened {
+        details: crate::details::Details::None,
         variant,
         cluster_size: parts.first().and_then(|part| part.info().cluster_size),
         notes: notes.collect(),
@@ -123,6 +125,7 @@ fn open_image(
         let file_size = file.disk.size();
         let expected = (storage.end - storage.start) * SECTOR;
         let mut info = ImageInfo {
+            details: crate::details::Details::None,
             path: file.path.clone(),
             format: ImageFormat::Parallels,
             guessed: false,

@@ -326,7 +326,6 @@ impl Walk {
         if !host.is_multiple_of(size) {
             let expected = format!("a multiple of {size}");
             self.tell(rules::DATA_OFFSET, place, expected, host.to_string(), tally);
-            return Ok(());
         }
         self.allocated += u64::from(self.first && active);
         if !external {

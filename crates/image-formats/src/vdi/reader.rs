@@ -32,6 +32,7 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
     let below = parent.as_ref().map(|image| image.info().clone());
     notes.extend(below.iter().flat_map(|below| below.notes.clone()));
     Ok(Opened {
+        details: crate::details::Details::None,
         variant: variant.to_owned(),
         cluster_size: Some(header.block),
         notes,

@@ -260,7 +260,9 @@ fn walk_table(
                 ));
                 continue;
             }
-            space.claim(start, layout.bitmap + held, "a block", from);
+            // The block of a disk's end is whole too, where the file goes on.
+            let whole = (layout.bitmap + layout.block).min(layout.place - start);
+            space.claim(start, whole, "a block", from);
             if layout.dynamic {
                 check_bitmap(disk, start, held, layout, tally)?;
             }

@@ -64,6 +64,7 @@ pub(super) fn check_sparse(disk: &dyn BlockRead, tally: &mut Tally) -> Result<Sp
         tables: HashSet::new(),
         space,
         allocated: 0,
+        stream_end: None,
         packed: Vec::new(),
         plain: Vec::new(),
     };
@@ -213,6 +214,8 @@ struct Walk<'a> {
     tables: HashSet<u32>,
     space: Space,
     allocated: u64,
+    /// Where the stream ends by its own marker: what follows was told.
+    stream_end: Option<u64>,
     packed: Vec<u8>,
     plain: Vec<u8>,
 }
@@ -426,6 +429,7 @@ impl Walk<'_> {
             let follow = match kind {
                 MARKER_END => {
                     self.space.claim(place, SECTOR, "the end marker", place);
+                    self.stream_end = Some(place + SECTOR);
                     if at + 1 != end {
                         let found = format!("{} sectors more", end - at - 1);
                         tally.tell(warning(rules::STREAM_END, place + SECTOR, "nothing", found));
@@ -520,7 +524,7 @@ impl Walk<'_> {
         let (mut overlaps, mut gaps) = (Vec::new(), Vec::new());
         let end = self.space.settle(
             least,
-            self.disk.size(),
+            self.stream_end.unwrap_or(self.disk.size()),
             |before, claim| overlaps.push((before, claim)),
             |from, to| gaps.push((from, to)),
         );
