@@ -19,6 +19,7 @@ pub mod path;
 pub mod probe;
 pub mod tree;
 pub mod used;
+pub mod xfs;
 
 mod bytes;
 mod swap;

@@ -72,6 +72,7 @@ pub fn used_ranges_noting<'a>(
         FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => {
             crate::fat::used::used_ranges(disk, findings).map(Some)
         }
+        FsKind::Xfs => crate::xfs::used::used_ranges(disk, findings).map(Some),
         FsKind::Swap => crate::swap::used_ranges(disk, findings).map(Some),
         _ => Ok(None),
     }

@@ -213,11 +213,16 @@ pub struct Mount {
 impl Mount {
     /// Mount `image` with the host's kernel; `None` (a named skip) where that is not possible.
     pub fn new(test: &str, image: &Path, options: &str) -> Option<Self> {
+        Self::of_kind(test, "ext4", image, options)
+    }
+
+    /// As [`Mount::new`], of a file system of `kind`.
+    pub fn of_kind(test: &str, kind: &str, image: &Path, options: &str) -> Option<Self> {
         let dir = tempfile::tempdir().unwrap();
         let options = format!("loop,{options}");
         let output = run(
             "mount",
-            &["-t", "ext4", "-o", &options, text(image), text(dir.path())],
+            &["-t", kind, "-o", &options, text(image), text(dir.path())],
         );
         if output.status.success() {
             return Some(Self { dir });
@@ -237,6 +242,14 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        run("umount", &[text(self.dir.path())]);
+        // Another program may look at what is mounted just now.
+        let gone = (0..50).any(|_| {
+            let done = run("umount", &[text(self.dir.path())]).status.success();
+            if !done {
+                std::thread::sleep(std::time::Duration::from_millis(100));
+            }
+            done
+        });
+        assert!(gone || std::thread::panicking(), "umount fails");
     }
 }

@@ -195,8 +195,10 @@ pub fn host_tree(root: &Path) -> BTreeMap<Vec<u8>, Option<Vec<u8>>> {
             } else if kind.is_symlink() {
                 let target = std::fs::read_link(&path).unwrap();
                 Some([b"-> ", target.as_os_str().as_bytes()].concat())
-            } else {
+            } else if kind.is_file() {
                 Some(std::fs::read(&path).unwrap())
+            } else {
+                Some(b"special".to_vec())
             };
             found.insert(name, contents);
         }
