@@ -2,6 +2,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "../../../fuzz/entries/store.rs"]
+mod entry;
+#[path = "../../../fuzz/entries/mutate.rs"]
+mod mutate;
 
 use std::panic::AssertUnwindSafe;
 
@@ -186,4 +190,15 @@ fn a_damaged_chunk_counts_as_lacking_once_it_was_met_and_is_mended_by_the_next_p
     push_all(&store, "web01", "again", std::slice::from_ref(&source));
     assert!(store.verify_snapshot(&id, &mut |_| {}).unwrap().is_clean());
     assert!(store.snapshot(&id).unwrap().verified);
+}
+
+/// The fuzz target's entry, on bytes that a seed decides. With `P2V_WRITE_SEEDS=DIR` its seed is kept there.
+#[test]
+fn no_bytes_of_the_fuzz_entry_end_the_process() {
+    let (disk, _) = filled();
+    let seed = entry::list(&disk.contents());
+    if let Some(dir) = std::env::var_os("P2V_WRITE_SEEDS") {
+        std::fs::write(std::path::Path::new(&dir).join("seed-1"), &seed).unwrap();
+    }
+    mutate::run(&[seed], std::time::Duration::from_secs(3), entry::feed);
 }

@@ -243,7 +243,8 @@ impl Opener<'_> {
     }
 }
 
-fn read_file(path: &Path) -> Result<ImageFile, OpenError> {
+/// The file to read for `path`.
+pub(crate) fn read_file(path: &Path) -> Result<ImageFile, OpenError> {
     let path = &*parallels::file_to_open(path);
     let disk = FileDisk::open(path).map_err(|source| OpenError::Io {
         path: path.to_owned(),

@@ -12,6 +12,11 @@ const STEP: u64 = 2 << 20;
 
 /// Which images to compare.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Exit codes:
+  0  both hold the same disk
+  1  one of them could not be read
+  2  they differ, in bytes or in size; the first offset and the number of bytes are printed")]
 pub struct Args {
     /// One image
     first: PathBuf,

@@ -1,9 +1,11 @@
 //! `p2v image`: look at disk images, convert and compare them. No edits, no machine around them.
 
+mod check;
 mod compare;
 mod convert;
 mod info;
 mod map;
+mod profile;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -28,8 +30,8 @@ enum Verb {
     Info(info::Args),
     /// List which parts of the disk hold data and which are zero
     Map(map::Args),
-    /// Read an image to its end and name every rule it breaks; exit code 2 if one makes data wrong
-    Check(map::CheckArgs),
+    /// Name every rule an image breaks, and say whether a platform would take it
+    Check(check::Args),
     /// Write a disk in one or several formats, from one read pass
     Convert(convert::Args),
     /// Say whether two images hold the same disk; exit code 2 if not
@@ -44,7 +46,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     match args.verb {
         Verb::Info(args) => info::run(&args),
         Verb::Map(args) => map::run(&args),
-        Verb::Check(args) => map::run_check(&args),
+        Verb::Check(args) => check::run(&args),
         Verb::Convert(args) => convert::run(&args),
         Verb::Compare(args) => compare::run(&args),
     }
@@ -61,18 +63,24 @@ struct Source {
 }
 
 impl Source {
+    /// The format the user named.
+    fn format(&self) -> anyhow::Result<Option<ImageFormat>> {
+        self.from.as_deref().map(format_named).transpose()
+    }
+
     fn open(&self) -> anyhow::Result<Image> {
         open_image(&self.image, self.from.as_deref())
     }
 }
 
+fn format_named(name: &str) -> anyhow::Result<ImageFormat> {
+    ImageFormat::from_qemu_name(name)
+        .with_context(|| format!("{name:?} is no format that can be read"))
+}
+
 fn open_image(path: &Path, format: Option<&str>) -> anyhow::Result<Image> {
     let opened = match format {
-        Some(name) => {
-            let format = ImageFormat::from_qemu_name(name)
-                .with_context(|| format!("{name:?} is no format that can be read"))?;
-            open_as(path, format, &SameFolder)
-        }
+        Some(name) => open_as(path, format_named(name)?, &SameFolder),
         None => open(path, &SameFolder),
     };
     opened.with_context(|| format!("opening {}", path.display()))

@@ -28,11 +28,15 @@ use crate::detect::{ImageFormat, detect};
 use crate::error::{OpenError, ParseError};
 use crate::finding::{Finding, Severity};
 use crate::gate::OpenGate;
-use crate::image::{Image, ImageFile, open_disk};
+use crate::image::{Image, ImageFile, open_disk, read_file};
 use crate::{qcow2, raw, vhd, vhdx, vmdk};
 
 /// Bytes read at once when everything is read.
 const STEP: u64 = 2 << 20;
+/// What is read or inflated of an image, at most: so many times its file, and this much of a small one.
+/// Deflate makes a thousandth of zeroes; what is far more than that was made to keep somebody busy.
+const MOST_INFLATED: u64 = 1100;
+const LEAST_INFLATED: u64 = 256 << 20;
 /// Steps over what cannot be mapped.
 const SKIP: u64 = 64 << 10;
 
@@ -42,6 +46,7 @@ mod rules {
         READ = "read", "every byte of the disk can be read", "docs/formats";
         BELOW = "below", "the files the image names can be opened", "docs/formats";
         OPENS = "opens", "the image opens", "docs/formats";
+        BOMB = "bomb", "what the image inflates to is in keeping with its file", "docs/formats";
     }
 }
 
@@ -55,12 +60,8 @@ pub fn check(
     format: Option<ImageFormat>,
     gate: &dyn OpenGate,
 ) -> Result<Report, OpenError> {
-    let path = path.as_ref();
-    let disk = block_io::FileDisk::open(path).map_err(|source| OpenError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    check_disk(Arc::new(disk), path, format, gate)
+    let file = read_file(path.as_ref())?;
+    check_disk(file.disk, file.path, format, gate)
 }
 
 /// Check the image whose bytes are `disk`; `path` is what it is called, and where the gate looks for
@@ -109,7 +110,7 @@ pub fn check_disk(
                 for note in &image.info().notes {
                     tally.tell(note.clone());
                 }
-                read_all(&image, &mut tally);
+                read_all(&image, file.disk.size(), &mut tally);
                 info = Some(image.info().clone());
             }
             Err(error) => tell_unopened(error, &mut tally)?,
@@ -145,8 +146,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Map and read the whole disk. What the format's check has told is not told again.
-fn read_all(image: &Image, tally: &mut Tally) {
+fn read_all(image: &Image, file_size: u64, tally: &mut Tally) {
     let known = tally.corruptions() > 0;
+    let mut left = most_inflated(file_size);
     let mut tell = |offset: u64, error: &block_io::BlockError| {
         let broken = error.kind() == BlockErrorKind::Corrupt;
         if !(broken && known) {
@@ -171,6 +173,13 @@ fn read_all(image: &Image, tally: &mut Tally) {
             continue;
         }
         let len = extent.len.min(STEP).min(rest);
+        // What lies in other files is not counted against this one's size.
+        let below = image.info().below.is_some() || image.info().variant.contains("Flat");
+        if left < len && !below {
+            tally.tell(bomb(file_size));
+            return;
+        }
+        left = left.saturating_sub(len);
         if let Some(part) = buf.get_mut(..len as usize)
             && let Err(error) = image.read_at(at, part)
         {
@@ -178,6 +187,17 @@ fn read_all(image: &Image, tally: &mut Tally) {
         }
         at += len;
     }
+}
+
+/// Bytes that may be inflated out of a file of `file_size` bytes.
+pub(crate) fn most_inflated(file_size: u64) -> u64 {
+    file_size.saturating_mul(MOST_INFLATED).max(LEAST_INFLATED)
+}
+
+/// More than that is there.
+pub(crate) fn bomb(file_size: u64) -> Finding {
+    let expected = format!("at most {MOST_INFLATED} times the {file_size} bytes of the file");
+    warning(rules::BOMB, 0, expected, "more; the rest was not read")
 }
 
 /// A finding that costs nothing but the space it names.

@@ -10,7 +10,7 @@ use super::header::{Header, read_header};
 use super::refcounts::{Refcounts, compare};
 use super::rules;
 use crate::bytes::{be32, be64};
-use crate::check::{Mark, Recount, Tally, first_set, note, warning};
+use crate::check::{Mark, Recount, Tally, bomb, first_set, most_inflated, note, warning};
 use crate::error::ParseError;
 use crate::finding::{Finding, Rule};
 use crate::image::ImageFile;
@@ -41,6 +41,7 @@ pub(crate) fn check(file: &ImageFile, tally: &mut Tally) -> Result<(), ParseErro
         first: true,
         allocated: 0,
         compressed: 0,
+        inflate_left: most_inflated(file.disk.size()),
     };
     let mut last_used = None;
     loop {
@@ -121,6 +122,8 @@ pub(super) struct Walk {
     pub(super) first: bool,
     allocated: u64,
     compressed: u64,
+    /// Bytes that may still be inflated.
+    inflate_left: u64,
 }
 
 impl Walk {
@@ -392,9 +395,15 @@ impl Walk {
         if offset >= file_size {
             return Ok(());
         }
+        let size = geometry.cluster_size();
+        let Some(left) = self.inflate_left.checked_sub(size) else {
+            tally.tell(bomb(file_size));
+            return Ok(());
+        };
+        self.inflate_left = left;
         let mut packed = vec![0; len.min(file_size - offset) as usize];
         self.file.read_at(offset, &mut packed)?;
-        let mut plain = vec![0; geometry.cluster_size() as usize];
+        let mut plain = vec![0; size as usize];
         let inflated = match self.header.zstd {
             true => unzstd(&packed, &mut plain),
             false => undeflate(&packed, &mut plain),

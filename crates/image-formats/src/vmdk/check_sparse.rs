@@ -536,7 +536,7 @@ impl Walk<'_> {
         for (from, to) in gaps {
             // Room between the structures before the first grain is padding.
             let from = from.max(overhead);
-            if to < from + least {
+            if to < from.saturating_add(least) {
                 continue;
             }
             let found = format!("{} bytes that nothing refers to", to - from);

@@ -1,0 +1,7 @@
+//! Any bytes as a Vdi image, opened, mapped, read and checked: `scripts/fuzz image_vdi`.
+#![no_main]
+
+#[path = "../entries/image.rs"]
+mod entry;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entry::feed(Some(image_formats::ImageFormat::Vdi), data));
