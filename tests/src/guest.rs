@@ -12,29 +12,7 @@ pub fn workspace() -> PathBuf {
         .to_owned()
 }
 
-/// Whether all `tools` are there. Otherwise `test` is skipped by name, or, with `P2V_REQUIRE_TOOLS` set, fails.
-///
-/// # Panics
-/// When a tool is missing and must not be.
-#[must_use]
-pub fn has_tools(test: &str, tools: &[&str]) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    // Debian's users do not have these on their PATH, and the scripts look there by themselves.
-    let places: Vec<PathBuf> = std::env::split_paths(&path)
-        .chain(["/usr/sbin".into(), "/sbin".into()])
-        .collect();
-    for tool in tools {
-        if !places.iter().any(|place| place.join(tool).is_file()) {
-            println!("SKIPPED {test}: needs {tool}");
-            assert!(
-                std::env::var_os("P2V_REQUIRE_TOOLS").is_none(),
-                "{test} needs {tool}"
-            );
-            return false;
-        }
-    }
-    true
-}
+pub use test_oracles::has_tools;
 
 /// What [`Guest::disk`] needs.
 pub const GUEST_TOOLS: &[&str] = &[

@@ -6,6 +6,7 @@ use std::process::Command;
 
 const LEVELS: &[(&str, u32)] = &[
     ("block-io", 0),
+    ("test-oracles", 0),
     ("chunking", 1),
     ("disk-layout", 1),
     ("filesystems", 1),

@@ -70,16 +70,9 @@ open(out, 'wb').write(image)
 
 #[test]
 fn python_zstd_and_b3sum_read_the_same_disk_out_of_the_files() {
-    for tool in ["python3", "zstd", "b3sum"] {
-        if Command::new(tool).arg("--version").output().is_err() {
-            let name = "python_zstd_and_b3sum_read_the_same_disk_out_of_the_files";
-            assert!(
-                std::env::var("P2V_REQUIRE_TOOLS").is_err(),
-                "{name} needs {tool}"
-            );
-            println!("SKIPPED {name}: needs {tool}");
-            return;
-        }
+    let test = "python_zstd_and_b3sum_read_the_same_disk_out_of_the_files";
+    if !test_oracles::has_tools(test, &["python3", "zstd", "b3sum"]) {
+        return;
     }
     let dir = tempfile::tempdir().unwrap();
     let root = dir.path().join("store");

@@ -6,19 +6,7 @@ use std::path::Path;
 use std::process::Command;
 
 use chunking::{ChunkId, Chunker, Codec, compress, unpack};
-
-/// Whether `tool` can be run. A missing tool is a named skip, or a failure where all are required.
-fn has(tool: &str, test: &str) -> bool {
-    if Command::new(tool).arg("--version").output().is_ok() {
-        return true;
-    }
-    assert!(
-        std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|v| v != "1"),
-        "{test} needs {tool}"
-    );
-    eprintln!("SKIPPED {test}: needs {tool}");
-    false
-}
+use test_oracles::has_tools;
 
 /// Half text, half noise: some chunks compress, some do not.
 fn sample() -> Vec<u8> {
@@ -54,7 +42,7 @@ fn run(tool: &str, arguments: &[&str], file: &Path) -> Vec<u8> {
 
 #[test]
 fn b3sum_gives_every_chunk_the_same_name() {
-    if !has("b3sum", "b3sum_gives_every_chunk_the_same_name") {
+    if !has_tools("b3sum_gives_every_chunk_the_same_name", &["b3sum"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -72,7 +60,7 @@ fn b3sum_gives_every_chunk_the_same_name() {
 
 #[test]
 fn zstd_reads_every_compressed_payload() {
-    if !has("zstd", "zstd_reads_every_compressed_payload") {
+    if !has_tools("zstd_reads_every_compressed_payload", &["zstd"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -94,7 +82,7 @@ fn zstd_reads_every_compressed_payload() {
 
 #[test]
 fn a_frame_made_by_zstd_is_read() {
-    if !has("zstd", "a_frame_made_by_zstd_is_read") {
+    if !has_tools("a_frame_made_by_zstd_is_read", &["zstd"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

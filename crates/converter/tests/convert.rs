@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use tempfile::TempDir;
+use test_oracles::{has_tools, search_path};
 
 const MIB: u64 = 1 << 20;
 /// Where the root file system starts and how long it is.
@@ -15,32 +16,6 @@ const ROOT: (u64, u64) = (MIB, 30 * MIB);
 const TOOLS: &[&str] = &["sfdisk", "mke2fs", "e2fsck", "debugfs", "qemu-img"];
 
 type Arg<'a> = &'a dyn AsRef<OsStr>;
-
-/// `PATH` with the places where Debian keeps the tools of root.
-fn search_path() -> String {
-    format!(
-        "{}:/usr/sbin:/sbin",
-        std::env::var("PATH").unwrap_or_default()
-    )
-}
-
-/// Whether all `tools` are here. A missing one is a named skip, and a failure where they are required.
-fn has_tools(test: &str, tools: &[&str]) -> bool {
-    let path = search_path();
-    let here = |tool: &&&str| {
-        path.split(':')
-            .any(|dir| Path::new(dir).join(tool).exists())
-    };
-    let missing: Vec<_> = tools.iter().filter(|tool| !here(tool)).collect();
-    if !missing.is_empty() {
-        assert!(
-            std::env::var_os("P2V_REQUIRE_TOOLS").is_none(),
-            "{test} needs {missing:?}"
-        );
-        println!("SKIPPED {test}: needs {missing:?}");
-    }
-    missing.is_empty()
-}
 
 fn tool(program: &str, args: &[Arg]) -> Output {
     let mut command = Command::new(program);
@@ -407,11 +382,7 @@ fn a_full_target_leaves_no_image_and_says_so() {
     );
     let text = text_of(&output);
     if output.status.code() == Some(77) || text.contains("Operation not permitted") {
-        assert!(
-            std::env::var_os("P2V_REQUIRE_TOOLS").is_none(),
-            "no mount namespace: {text}"
-        );
-        println!("SKIPPED {test}: needs user and mount namespaces");
+        test_oracles::skip(test, "user and mount namespaces");
         return;
     }
     assert!(

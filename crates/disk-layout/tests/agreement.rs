@@ -278,15 +278,6 @@ fn a_table_in_the_other_sector_size_is_found_and_said() {
     assert_agrees_with_fdisk_4k(&layout, &mbr);
 }
 
-fn fixture(name: &str) -> Option<std::path::PathBuf> {
-    let root = std::env::var_os("P2V_FIXTURES").map_or_else(
-        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
-        Into::into,
-    );
-    let path = root.join("volumes/gptman").join(name);
-    path.exists().then_some(path)
-}
-
 #[test]
 fn fixtures_of_gptman_are_read_as_gptman_reads_them() {
     let mut read = 0;
@@ -297,9 +288,8 @@ fn fixtures_of_gptman_are_read_as_gptman_reads_them() {
         "disk4.img",
         "disk5.img",
     ] {
-        let Some(path) = fixture(name) else {
-            assert!(std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|v| v != "1"));
-            eprintln!("SKIPPED fixtures_of_gptman_are_read_as_gptman_reads_them: needs {name}");
+        let test = "fixtures_of_gptman_are_read_as_gptman_reads_them";
+        let Some(path) = test_oracles::fixture(test, &format!("volumes/gptman/{name}")) else {
             return;
         };
         let disk = FileDisk::open(&path).unwrap();
@@ -383,9 +373,7 @@ fn file_systems_on_the_whole_disk_are_no_tables() {
         ("mkfs.ntfs", &["-q", "-F"]),
     ];
     for (tool, arguments) in tools {
-        if std::process::Command::new(tool).output().is_err() {
-            assert!(std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|v| v != "1"));
-            eprintln!("SKIPPED file_systems_on_the_whole_disk_are_no_tables: needs {tool}");
+        if !has("file_systems_on_the_whole_disk_are_no_tables", &[tool]) {
             continue;
         }
         let image = Image::new(400 * MIB);

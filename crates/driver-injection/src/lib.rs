@@ -37,22 +37,3 @@ pub use hardware::{Firmware, MacAddress, SourceDisk, SourceHardware, SourceNic, 
 pub use inspect::{Inspection, inspect};
 pub use plan::{BlockBus, Capabilities, Clock, NetModel, Plan, PlannedNic, plan};
 pub use unpack::Compression;
-
-/// The fixtures, or `None` after saying that a test is skipped.
-#[cfg(test)]
-pub(crate) fn fixtures() -> Option<std::path::PathBuf> {
-    let root = std::env::var_os("P2V_FIXTURES").map_or_else(
-        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
-        std::path::PathBuf::from,
-    );
-    if root.is_dir() {
-        return Some(root);
-    }
-    assert!(
-        std::env::var_os("P2V_REQUIRE_TOOLS").is_none(),
-        "needs {}",
-        root.display()
-    );
-    eprintln!("SKIPPED: needs the fixtures in {}", root.display());
-    None
-}

@@ -14,6 +14,7 @@ use driver_injection::{BlockBus, Change, Guest, NetModel, Outcome, apply, inspec
 use filesystems::memory::MemoryTree;
 use filesystems::path::GuestPath;
 use support::*;
+use test_oracles::has_tools;
 
 const FSTAB: &str = "# /etc/fstab: static file system information.\n\
     /dev/sda2       /               ext4    errors=remount-ro 0       1\n\
@@ -26,12 +27,11 @@ fn debian_root(test: &str, work: &Path) -> Option<PathBuf> {
     if let Some(root) = std::env::var_os("P2V_DEBIAN_ROOT") {
         return Some(PathBuf::from(root));
     }
-    let required = std::env::var_os("P2V_REQUIRE_TOOLS").is_some();
+    let required = std::env::var_os("P2V_REQUIRE_TOOLS").is_some_and(|value| value == "1");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/debian12-rootfs");
     if !required && !is_cached() {
-        eprintln!(
-            "SKIPPED {test}: needs the tarball that tests/guests/debian12-rootfs --set small makes"
-        );
+        let needs = "the tarball that tests/guests/debian12-rootfs --set small makes";
+        test_oracles::skip(test, needs);
         return None;
     }
     let made = Command::new(script)
@@ -197,7 +197,7 @@ fn convert(pack: &str) {
         "cpio",
         pack.split(' ').next().unwrap_or_default(),
     ] {
-        if !has_tool(test, tool) {
+        if !has_tools(test, &[tool]) {
             return;
         }
     }
@@ -321,7 +321,7 @@ fn kmod_reads_a_plain_module_under_a_packed_name() {
     let Some(root) = debian_root(test, work.path()) else {
         return;
     };
-    if !has_tool(test, "modinfo") {
+    if !has_tools(test, &["modinfo"]) {
         return;
     }
     let modules = root.join("usr/lib/modules");

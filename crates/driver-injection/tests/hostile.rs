@@ -264,23 +264,10 @@ fn a_damaged_initramfs_is_left_alone_and_said() {
 /// Every menu of the collection: only device names change, and what names none stays byte for byte.
 #[test]
 fn collected_menus_change_in_device_names_only() {
-    let root_dir = std::env::var_os("P2V_FIXTURES").map_or_else(
-        || std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
-        std::path::PathBuf::from,
-    );
-    let directory = root_dir.join("bootcfg/grubby");
-    if !directory.is_dir() {
-        assert!(
-            std::env::var_os("P2V_REQUIRE_TOOLS").is_none(),
-            "needs {}",
-            directory.display()
-        );
-        eprintln!(
-            "SKIPPED collected_menus_change_in_device_names_only: needs {}",
-            directory.display()
-        );
+    let test = "collected_menus_change_in_device_names_only";
+    let Some(directory) = test_oracles::fixture(test, "bootcfg/grubby") else {
         return;
-    }
+    };
     let (mut menus, mut changed) = (0, 0);
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();

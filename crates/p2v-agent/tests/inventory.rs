@@ -4,34 +4,12 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use p2v_agent::inventory::{self, Root};
 use serde_json::Value;
-
-/// The fixtures, wherever they lie; a missing tool or fixture is a named skip, or a failure where
-/// `P2V_REQUIRE_TOOLS=1`.
-fn fixture(test: &str, relative: &str) -> Option<PathBuf> {
-    let base = std::env::var_os("P2V_FIXTURES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
-        PathBuf::from,
-    );
-    let path = base.join(relative);
-    if path.exists() {
-        return Some(path);
-    }
-    skip(test, &format!("the fixture {relative}"));
-    None
-}
-
-fn skip(test: &str, needs: &str) {
-    assert!(
-        std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
-        "{test} needs {needs}"
-    );
-    println!("SKIPPED {test}: needs {needs}");
-}
+use test_oracles::{fixture, skip};
 
 /// Standard output of a program, or a skip where it is not installed.
 fn output_of(test: &str, program: &str, args: &[&str]) -> Option<String> {

@@ -4,6 +4,8 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
+use test_oracles::has_tools;
+
 use super::*;
 
 const HOSTILE: &[&str] = &[
@@ -99,25 +101,11 @@ fn machines() -> Vec<(String, Machine)> {
     all
 }
 
-/// Whether `tool` is there. Without it the test is a named skip, and with `P2V_REQUIRE_TOOLS` set a failure.
-fn has(tool: &str, test: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).is_file()));
-    if !found {
-        println!("SKIPPED {test}: needs {tool}");
-        assert!(
-            std::env::var_os("P2V_REQUIRE_TOOLS").is_none(),
-            "{test} needs {tool}"
-        );
-    }
-    found
-}
-
 #[test]
 fn libvirts_schema_accepts_every_description() {
-    if !has(
-        "virt-xml-validate",
+    if !has_tools(
         "libvirts_schema_accepts_every_description",
+        &["virt-xml-validate"],
     ) {
         return;
     }
@@ -153,7 +141,7 @@ fn libvirts_schema_accepts_every_description() {
 
 #[test]
 fn libvirt_reads_back_what_was_meant() {
-    if !has("xmllint", "libvirt_reads_back_what_was_meant") {
+    if !has_tools("libvirt_reads_back_what_was_meant", &["xmllint"]) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -185,7 +173,10 @@ fn libvirt_reads_back_what_was_meant() {
 
 #[test]
 fn the_script_is_shell_and_runs_nothing_out_of_a_name() {
-    if !has("bash", "the_script_is_shell_and_runs_nothing_out_of_a_name") {
+    if !has_tools(
+        "the_script_is_shell_and_runs_nothing_out_of_a_name",
+        &["bash"],
+    ) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
@@ -249,9 +240,10 @@ fn the_script_is_shell_and_runs_nothing_out_of_a_name() {
 
 #[test]
 fn qemu_takes_every_machine() {
-    if !has("qemu-system-x86_64", "qemu_takes_every_machine")
-        || !has("qemu-img", "qemu_takes_every_machine")
-    {
+    if !has_tools(
+        "qemu_takes_every_machine",
+        &["qemu-system-x86_64", "qemu-img"],
+    ) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();

@@ -494,18 +494,11 @@ fn the_list_of_machines_beside_a_running_server() {
 
 /// Run a foreign program, or count a skip.
 fn foreign(test: &str, program: &str, args: &[&str]) -> Option<std::process::Output> {
-    match Command::new(program)
-        .args(args)
-        .stdin(Stdio::null())
-        .output()
-    {
-        Ok(output) => Some(output),
-        Err(_) if std::env::var_os("P2V_REQUIRE_TOOLS").is_none() => {
-            println!("SKIPPED {test}: needs {program}");
-            None
-        }
-        Err(error) => panic!("{test} needs {program}: {error}"),
+    if !test_oracles::has_tools(test, &[program]) {
+        return None;
     }
+    let mut command = Command::new(program);
+    Some(command.args(args).stdin(Stdio::null()).output().unwrap())
 }
 
 #[test]

@@ -9,21 +9,7 @@ use block_io::{FileDiskMut, MemoryDisk, SectorSize};
 
 pub const MIB: u64 = 1 << 20;
 
-/// Whether all `tools` can be run. A missing one is a named skip, or a failure where all are
-/// required.
-pub fn has(test: &str, tools: &[&str]) -> bool {
-    for tool in tools {
-        if Command::new(tool).arg("--version").output().is_err() {
-            assert!(
-                std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|v| v != "1"),
-                "{test} needs {tool}"
-            );
-            eprintln!("SKIPPED {test}: needs {tool}");
-            return false;
-        }
-    }
-    true
-}
+pub use test_oracles::has_tools as has;
 
 /// A scratch directory with one disk image in it.
 pub struct Image {

@@ -435,14 +435,14 @@ mod tests {
 
     #[test]
     fn the_fixtures_of_netplan_and_augeas_are_read() {
-        let Some(root) = crate::fixtures() else {
+        let test = "the_fixtures_of_netplan_and_augeas_are_read";
+        let Some(root) = test_oracles::fixture(test, "bootcfg") else {
             return;
         };
-        let text =
-            std::fs::read_to_string(root.join("bootcfg/netplan/examples/bonding.yaml")).unwrap();
+        let text = std::fs::read_to_string(root.join("netplan/examples/bonding.yaml")).unwrap();
         assert!(!from_netplan(&text).is_empty());
-        let text = std::fs::read_to_string(root.join("bootcfg/augeas/root/etc/network/interfaces"))
-            .unwrap();
+        let text =
+            std::fs::read_to_string(root.join("augeas/root/etc/network/interfaces")).unwrap();
         let names: Vec<_> = from_interfaces(&text)
             .into_iter()
             .map(|(name, _)| name)

@@ -92,20 +92,6 @@ fn copy_into(tree: &mut MemoryTree, root: &Path, path: &Path) {
     }
 }
 
-/// Whether a foreign program is there; if not, the test says that it is skipped.
-pub fn has_tool(test: &str, tool: &str) -> bool {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(tool).exists()));
-    if !found {
-        assert!(
-            std::env::var_os("P2V_REQUIRE_TOOLS").is_none(),
-            "{test} needs {tool}"
-        );
-        eprintln!("SKIPPED {test}: needs {tool}");
-    }
-    found
-}
-
 /// A plain newc archive, written here anew so that the crate is not judged by itself.
 pub fn newc(entries: &[(&str, &str, &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
