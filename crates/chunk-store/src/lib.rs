@@ -35,6 +35,7 @@ pub mod files;
 mod garbage;
 mod index;
 mod names;
+mod note;
 mod pack;
 mod push;
 mod recipe;

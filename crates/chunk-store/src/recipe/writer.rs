@@ -35,7 +35,11 @@ impl RecipeWriter {
     pub(crate) fn create(files: &dyn Files, path: String, disk: usize, size: u64) -> Result<Self> {
         let file = files.create(&path).on(&path)?;
         file.sync().on(&path)?;
-        Ok(Self {
+        Ok(Self::empty(path, file, disk, size))
+    }
+
+    fn empty(path: String, file: Arc<dyn StoredFile>, disk: usize, size: u64) -> Self {
+        Self {
             disk,
             size,
             path,
@@ -46,7 +50,7 @@ impl RecipeWriter {
             waiting: Vec::new(),
             compared: (0, 0),
             renamed: false,
-        })
+        }
     }
 
     /// Go on with a recipe. `check` answers how many of a page's entries, from the first on, have
@@ -66,18 +70,7 @@ impl RecipeWriter {
         };
         let len = file.len().on(&path)?;
         let recipe = Recipe::new(Arc::clone(&file), &path, len / PAGE as u64);
-        let mut writer = Self {
-            disk,
-            size,
-            path,
-            file,
-            pages: 0,
-            durable: 0,
-            end: 0,
-            waiting: Vec::new(),
-            compared: (0, 0),
-            renamed: false,
-        };
+        let mut writer = Self::empty(path, file, disk, size);
         for number in 0..recipe.pages() {
             let entries = match recipe.read_page(number) {
                 Ok(entries) => entries,
