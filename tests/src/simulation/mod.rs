@@ -1,6 +1,7 @@
 //! Protocol and store together, where one seed decides everything that happens.
 //!
-//! The agent's state machine, the server's and the store run unchanged; clock, network and disk are
+//! The agent's state machine, the server's, what `p2v serve` puts between it and the store, and the
+//! store run unchanged; clock, network and disk are
 //! simulated. There are no threads, so the order of steps is the seed's alone. What may go wrong:
 //! requests and answers are lost, late, doubled and overtake each other; the server is killed or loses
 //! its power at any write; the disk is full, or fails reads, writes and syncs; what was not synced is
@@ -13,7 +14,6 @@
 //! - no chunk is sent again whose entry was confirmed;
 //! - when nothing goes wrong any more, the push ends.
 
-mod receiver;
 mod source;
 mod world;
 

@@ -239,7 +239,7 @@ fn make_certificate() -> anyhow::Result<(Vec<u8>, Vec<u8>)> {
     Ok((certificate.der().to_vec(), key.serialize_der()))
 }
 
-pub(super) fn make_directory(store: &Path) -> anyhow::Result<PathBuf> {
+fn make_directory(store: &Path) -> anyhow::Result<PathBuf> {
     let directory = store.join(DIRECTORY);
     fs::create_dir_all(&directory)
         .with_context(|| format!("making directory {}", directory.display()))?;
@@ -261,7 +261,7 @@ fn read_secret(path: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Write `bytes` beside `path`, then put the new file in its place.
-pub(super) fn replace_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+fn replace_file(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     let writing = || format!("writing {}", path.display());
     let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
     let write = || -> std::io::Result<()> {

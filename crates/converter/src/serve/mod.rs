@@ -7,10 +7,10 @@
 pub mod address;
 pub mod http;
 pub mod identity;
-pub mod ledger;
 pub mod listener;
 pub mod meter;
 pub mod receiver;
+pub mod record;
 
 use std::io::Write;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -118,7 +118,8 @@ async fn serve(args: &Args, directory: &Path) -> anyhow::Result<()> {
     let tls = listener::tls(identity).context("using the certificate")?;
 
     let meter = Arc::new(meter::Meter::default());
-    let receiver = receiver::StoreReceiver::new(store.clone(), directory, Arc::clone(&meter))?;
+    let clock = identity::now_seconds;
+    let receiver = receiver::StoreReceiver::new(store.clone(), Arc::clone(&meter), clock);
     let server = new_server()?;
     let service = http::Service::new(server, Box::new(receiver), tokens);
 

@@ -1,7 +1,6 @@
 //! [`StoreReceiver`]: what agents send goes into the chunk store.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use chunk_store::{Begun, DiskInfo, Push, Refusal, Snapshot, Store, StoreError, Verified};
@@ -13,19 +12,21 @@ use stream_protocol::message::{
 use stream_protocol::server::{PushName, Receiver, Resumed, bad_chunk};
 use stream_protocol::{ErrorCode, RecipeRoot};
 
-use super::identity::now_seconds;
-use super::ledger::{Ledger, Record, Sealed};
 use super::meter::Meter;
+use super::record::{Record, Sealed};
 
 /// How often a key may have been used by pushes the ledger does not know of.
 const MOST_UNKNOWN: u64 = 100_000;
+
+/// Answers the time in seconds since 1970.
+pub type Clock = fn() -> u64;
 
 /// Keeps what arrives in a [`Store`].
 #[derive(Debug)]
 pub struct StoreReceiver {
     store: Store,
-    ledger: Ledger,
     meter: Arc<Meter>,
+    clock: Clock,
     /// One push is opened at a time.
     opening: Mutex<()>,
     active: Mutex<BTreeMap<MachineName, Arc<Active>>>,
@@ -41,18 +42,22 @@ struct Active {
 }
 
 impl StoreReceiver {
-    /// Keeps in `store`, which lies in `directory`.
-    ///
-    /// # Errors
-    /// When what earlier runs noted there cannot be read.
-    pub fn new(store: Store, directory: &Path, meter: Arc<Meter>) -> anyhow::Result<Self> {
-        Ok(Self {
+    /// Keeps in `store`, all that it must remember included, and dates what is finished by `clock`.
+    #[must_use]
+    pub fn new(store: Store, meter: Arc<Meter>, clock: Clock) -> Self {
+        Self {
             store,
-            ledger: Ledger::open(directory)?,
             meter,
+            clock,
             opening: Mutex::default(),
             active: Mutex::default(),
-        })
+        }
+    }
+
+    /// The store it keeps in.
+    #[must_use]
+    pub fn store(&self) -> &Store {
+        &self.store
     }
 
     fn active(&self, push: &PushName) -> Result<Arc<Active>, ErrorBody> {
@@ -73,7 +78,7 @@ impl StoreReceiver {
         disks: &[DiskInfo],
         inventory: &serde_json::Value,
     ) -> Result<Result<(Push, Record), Snapshot>, ErrorBody> {
-        let known = self.ledger.find(&push.machine, &push.key);
+        let known = Record::find(&self.store, &push.machine, &push.key).map_err(refuse)?;
         let same_run = known.as_ref().is_some_and(|record| record.run == push.run);
         let mut record = known.unwrap_or_else(|| Record {
             machine: push.machine.clone(),
@@ -88,7 +93,7 @@ impl StoreReceiver {
             let store_key = record.store_key();
             match self.store.begin_push(machine, &store_key, disks, inventory) {
                 Ok(Begun::Open(begun)) => {
-                    self.ledger.put(&record).map_err(internal)?;
+                    record.put(&self.store).map_err(refuse)?;
                     return Ok(Ok((begun, record)));
                 }
                 Ok(Begun::Committed(snapshot)) if same_run && tried == 0 => {
@@ -167,7 +172,7 @@ impl Receiver for StoreReceiver {
             Some(active) if active.key == push.key && active.push.disks() == disks => {
                 let mut record = lock(&active.record);
                 record.run = push.run.clone();
-                self.ledger.put(&record).map_err(internal)?;
+                record.put(&self.store).map_err(refuse)?;
                 drop(record);
                 active
             }
@@ -317,7 +322,7 @@ impl Receiver for StoreReceiver {
         };
         let mut sealed_record = record.clone();
         sealed_record.sealed.insert(number, sealed);
-        self.ledger.put(&sealed_record).map_err(internal)?;
+        sealed_record.put(&self.store).map_err(refuse)?;
         *record = sealed_record;
         Ok(root)
     }
@@ -342,7 +347,7 @@ impl Receiver for StoreReceiver {
         for note in &finish.notes {
             eprintln!("p2v: {}: {}", push.machine, note.escape_debug());
         }
-        let time = now_seconds();
+        let time = (self.clock)();
         let snapshot = active.push.commit(&chunk_store::Commit { time, disks });
         let snapshot = snapshot.map_err(refuse)?;
         drop(record);
