@@ -15,6 +15,7 @@ pub mod ext;
 pub mod fat;
 pub mod memory;
 pub mod mounts;
+pub mod ntfs;
 pub mod path;
 pub mod probe;
 pub mod tree;

@@ -73,6 +73,7 @@ pub fn used_ranges_noting<'a>(
             crate::fat::used::used_ranges(disk, findings).map(Some)
         }
         FsKind::Xfs => crate::xfs::used::used_ranges(disk, findings).map(Some),
+        FsKind::Ntfs => crate::ntfs::used::used_ranges(disk, findings).map(Some),
         FsKind::Swap => crate::swap::used_ranges(disk, findings).map(Some),
         _ => Ok(None),
     }

@@ -5,6 +5,7 @@ use block_io::Result;
 use super::{Disk, FsKind, Probe};
 use crate::bytes::{array, le16, le32, le64, slice, text, u8_at};
 use crate::fat::{Geometry, Width};
+use crate::ntfs::cluster_size;
 
 pub(super) fn bitlocker(disk: &Disk) -> Result<Option<Probe>> {
     Ok(disk
@@ -18,24 +19,12 @@ pub(super) fn refs(disk: &Disk) -> Result<Option<Probe>> {
         .map(|_| Probe::new(FsKind::ReFs)))
 }
 
-/// Bytes per cluster from a boot sector's count of sectors; from 0x81 on NTFS writes it as a negative
-/// power of two, as Windows 10 does for clusters above 64 KiB.
-fn ntfs_cluster(sector: u64, count: u8) -> Option<u64> {
-    match count {
-        0 => None,
-        1..=0x80 => Some(sector * u64::from(count)),
-        _ => 1_u64
-            .checked_shl(256 - u32::from(count))
-            .map(|n| sector * n),
-    }
-}
-
 pub(super) fn ntfs(disk: &Disk) -> Result<Option<Probe>> {
     let Some(boot) = disk.read_if(0, 512, 3, b"NTFS    ")? else {
         return Ok(None);
     };
     let sector = u64::from(le16(&boot, 11));
-    let Some(cluster) = ntfs_cluster(sector, u8_at(&boot, 13)).filter(|c| c.is_power_of_two())
+    let Some(cluster) = cluster_size(sector, u8_at(&boot, 13)).filter(|c| c.is_power_of_two())
     else {
         return Ok(None);
     };
