@@ -298,21 +298,84 @@ fn an_empty_file_a_missing_one_and_a_directory_are_errors() {
 }
 
 #[test]
-fn an_image_of_another_format_is_not_taken_for_a_raw_disk() {
-    if !has_tools("an_image_of_another_format", &["qemu-img"]) {
+fn an_image_of_any_format_is_converted_as_the_disk_it_holds() {
+    if !has_tools("an_image_of_any_format", TOOLS) {
         return;
     }
     let dir = TempDir::new().unwrap();
-    for format in ["qcow2", "vmdk", "vhdx"] {
-        let disk = dir.path().join(format!("disk.{format}"));
+    let disk = server(dir.path());
+    for format in ["qcow2", "vmdk", "vhdx", "vdi", "parallels", "vpc"] {
+        let image = dir.path().join("old.img");
+        let mut args: Vec<&dyn AsRef<std::ffi::OsStr>> = vec![&"convert", &"-O", &format];
+        if format == "vpc" {
+            args.extend([
+                &"-o" as &dyn AsRef<std::ffi::OsStr>,
+                &"subformat=fixed,force_size",
+            ]);
+        }
+        args.extend([&disk as &dyn AsRef<std::ffi::OsStr>, &image]);
+        run_tool("qemu-img", &args);
+        let out = dir.path().join(format);
+        let (code, text) = p2v(&[
+            &"convert", &image, &"--as-is", &"--to", &"raw", &"--out", &out,
+        ]);
+        assert_eq!(code, 0, "{format}: {text}");
+        assert!(text.contains(&format!("taken for {format}")), "{text}");
         run_tool(
             "qemu-img",
-            &[&"create", &"-q", &"-f", &format, &disk, &"16M"],
+            &[
+                &"compare",
+                &"-f",
+                &"raw",
+                &"-F",
+                &"raw",
+                &disk,
+                &out.join("old-disk1.raw"),
+            ],
         );
-        let text = refusal(dir.path(), &disk);
-        let named = text.to_lowercase().contains(format);
-        assert!(named && text.contains("qemu-img convert"), "{text}");
+        // Changed by way of the image, not only copied.
+        if format == "qcow2" {
+            let (code, text) = p2v(&[&"convert", &image, &"--from", &format, &"--dry-run"]);
+            assert_eq!(code, 0, "{text}");
+            assert!(
+                text.contains("+UUID=") && !text.contains("taken for"),
+                "{text}"
+            );
+            // What the user names is never replaced by a guess: as raw it is no system.
+            let (code, text) = p2v(&[&"convert", &image, &"--from", &"raw", &"--dry-run"]);
+            assert!(code == 1 && text.contains("no operating system"), "{text}");
+        }
     }
+}
+
+#[test]
+fn an_image_below_that_lies_elsewhere_is_refused() {
+    if !has_tools("an_image_below_that_lies_elsewhere", &["qemu-img"]) {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let disk = dir.path().join("disk.qcow2");
+    run_tool(
+        "qemu-img",
+        &[
+            &"create",
+            &"-q",
+            &"-u",
+            &"-f",
+            &"qcow2",
+            &"-b",
+            &"/etc/passwd",
+            &"-F",
+            &"raw",
+            &disk,
+            &"16M",
+        ],
+    );
+    let text = refusal(dir.path(), &disk);
+    assert!(
+        text.contains("not a file in the folder of the image"),
+        "{text}"
+    );
 }
 
 /// Change two bytes of the superblock of [`server`]'s root.

@@ -102,7 +102,7 @@ fn from_image(path: &Path, format: Option<ImageFormat>) -> anyhow::Result<BootTa
     }
     let format = match format {
         Some(format) => format,
-        None => guess_format(&file)?,
+        None => detect::detect(&file)?.into(),
     };
     let name = path.file_name().map(PathBuf::from).unwrap_or_default();
     let machine = Machine {
@@ -128,24 +128,6 @@ fn from_image(path: &Path, format: Option<ImageFormat>) -> anyhow::Result<BootTa
         machine,
         directory: directory_of(path)?,
         stem: stem_of(path),
-    })
-}
-
-/// By its magic. Formats that only QEMU reads so far are told here too: a raw guess would show a bare "no bootable
-/// device" for a good image.
-fn guess_format(file: &block_io::FileDisk) -> anyhow::Result<ImageFormat> {
-    if detect::detect(file)? == image_formats::ImageFormat::Qcow2 {
-        return Ok(ImageFormat::Qcow2);
-    }
-    let mut head = vec![0; file.size().min(512) as usize];
-    file.read_at(0, &mut head)?;
-    let is_vdi = head.get(0x40..0x44) == Some(&[0x7f, 0x10, 0xda, 0xbe]);
-    Ok(match head.as_slice() {
-        h if h.starts_with(b"KDMV") || h.starts_with(b"# Disk DescriptorFile") => ImageFormat::Vmdk,
-        h if h.starts_with(b"vhdxfile") => ImageFormat::Vhdx,
-        h if h.starts_with(b"conectix") => ImageFormat::Vpc,
-        _ if is_vdi => ImageFormat::Vdi,
-        _ => ImageFormat::Raw,
     })
 }
 
@@ -227,6 +209,7 @@ mod tests {
             (b"KDMV\x01\0\0\0", ImageFormat::Vmdk),
             (b"vhdxfile", ImageFormat::Vhdx),
             (b"conectix", ImageFormat::Vpc),
+            (b"WithouFreSpacExt", ImageFormat::Parallels),
             (b"\xeb\x63\x90", ImageFormat::Raw),
         ];
         for (bytes, format) in formats {

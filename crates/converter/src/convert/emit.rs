@@ -34,10 +34,11 @@ pub struct Outputs {
 }
 
 impl Outputs {
-    /// Images named `STEM-diskN.EXT` in `directory`, each disk in each of `formats`.
+    /// Images named `STEM-diskN.EXT` in `directory`, each disk in each of `formats`. Where two formats
+    /// have one extension the second carries its options: `STEM-diskN-streamOptimized.vmdk`.
     ///
     /// # Errors
-    /// When two formats would share a file name.
+    /// When a format is named twice.
     pub fn new(
         directory: &Path,
         stem: &str,
@@ -45,15 +46,8 @@ impl Outputs {
         overwrite: bool,
     ) -> anyhow::Result<Self> {
         for (i, format) in formats.iter().enumerate() {
-            if let Some(twin) = formats[..i]
-                .iter()
-                .find(|f| f.extension() == format.extension())
-            {
-                bail!(
-                    "the formats {twin} and {format} would both be written to \
-                     {stem}-disk1.{}; convert to one of them at a time",
-                    format.extension()
-                );
+            if formats[..i].contains(format) {
+                bail!("--to {format} is named twice");
             }
         }
         Ok(Self {
@@ -71,7 +65,17 @@ impl Outputs {
 
     /// The image of disk number `disk` in `format`.
     fn image_path(&self, disk: usize, format: &OutputFormat) -> PathBuf {
-        self.file(&format!("-disk{}.{}", disk + 1, format.extension()))
+        let extension = format.extension();
+        let before = self.formats.iter().take_while(|other| *other != format);
+        let taken = before
+            .filter(|other| other.extension() == extension)
+            .count()
+            > 0;
+        let options = match taken {
+            true => format!("-{}", options_of(format)),
+            false => String::new(),
+        };
+        self.file(&format!("-disk{}{options}.{extension}", disk + 1))
     }
 
     /// Make the directory and see that nothing that is there would be lost.
@@ -134,6 +138,13 @@ impl Outputs {
     }
 }
 
+/// The options of a format as a part of a file name; two formats of one extension differ in it.
+fn options_of(format: &OutputFormat) -> String {
+    let text = format.to_string();
+    let options = text.split_once(':').map_or("plain", |(_, options)| options);
+    options.replace([',', '='], "-")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,8 +181,33 @@ mod tests {
     }
 
     #[test]
-    fn formats_that_would_share_a_file_are_refused() {
-        let formats = vec!["qcow2".parse().unwrap(), "qcow2:zstd".parse().unwrap()];
-        assert!(Outputs::new(Path::new("/x"), "a", formats, false).is_err());
+    fn formats_of_one_extension_get_names_of_their_own() {
+        let named = |formats: &[&str]| -> Vec<String> {
+            let formats: Vec<OutputFormat> = formats.iter().map(|f| f.parse().unwrap()).collect();
+            let outputs = Outputs::new(Path::new("/x"), "a", formats.clone(), false).unwrap();
+            let paths = formats.iter().map(|format| outputs.image_path(0, format));
+            paths.map(|path| path.display().to_string()).collect()
+        };
+        assert_eq!(
+            named(&["vmdk", "vmdk:streamOptimized", "qcow2"]),
+            [
+                "/x/a-disk1.vmdk",
+                "/x/a-disk1-streamOptimized.vmdk",
+                "/x/a-disk1.qcow2"
+            ]
+        );
+        assert_eq!(
+            named(&["qcow2:zstd", "qcow2", "qcow2:zlib,cluster_size=4K"]),
+            [
+                "/x/a-disk1.qcow2",
+                "/x/a-disk1-plain.qcow2",
+                "/x/a-disk1-zlib-cluster_size-4096.qcow2"
+            ]
+        );
+        let twice = vec![
+            "vmdk".parse().unwrap(),
+            "vmdk:monolithicSparse".parse().unwrap(),
+        ];
+        assert!(Outputs::new(Path::new("/x"), "a", twice, false).is_err());
     }
 }

@@ -154,8 +154,15 @@ fn disk_bus(capabilities: Option<&Capabilities>, disks: usize) -> DiskBus {
 
 fn disk_device(image: &Image, bus: DiskBus) -> DiskDevice {
     // Beside the description: a folder that is moved as a whole keeps working.
-    let file = image.path.file_name().map_or(Path::new(""), Path::new);
+    let name = image.path.file_name().map_or(Path::new(""), Path::new);
+    let bundle = image.path.is_dir();
+    let file = match bundle {
+        true => image_formats::parallels::image_in_bundle(name),
+        false => name.to_owned(),
+    };
     let format = match image.format.split(':').next() {
+        // In a bundle a plain image is a raw disk.
+        Some("parallels") if image.format != "parallels:plain" => ImageFormat::Parallels,
         Some("qcow2") => ImageFormat::Qcow2,
         Some("vmdk") => ImageFormat::Vmdk,
         Some("vhd") => ImageFormat::Vpc,
@@ -163,11 +170,7 @@ fn disk_device(image: &Image, bus: DiskBus) -> DiskDevice {
         Some("vdi") => ImageFormat::Vdi,
         _ => ImageFormat::Raw,
     };
-    DiskDevice {
-        file: file.to_owned(),
-        format,
-        bus,
-    }
+    DiskDevice { file, format, bus }
 }
 
 fn nic_device(nic: &PlannedNic, capabilities: &Capabilities) -> NicDevice {

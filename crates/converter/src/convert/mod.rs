@@ -16,21 +16,22 @@ use anyhow::{Context, anyhow};
 use block_io::{BlockRead, Unreadable};
 use clap::Args as ClapArgs;
 use driver_injection::{Guest, Outcome, Plan, RootChoice, Target, apply, inspect, plan};
-use image_formats::OutputFormat;
+use image_formats::{ImageFormat, OutputFormat};
 
 use self::emit::Outputs;
 use self::guest::OpenDisk;
 use self::report::{Report, Stopwatch};
-use self::source::Source;
+use self::source::{Opening, Source};
 use crate::describe;
 use crate::store_dir::StoreArgs;
 
-/// Convert a machine that was pushed, or disks and raw images given by path
+/// Convert a machine that was pushed, or disks and image files given by path
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
   p2v convert web01 --to qcow2 --out /vms/web01
   p2v convert /dev/sdb --to qcow2:zstd --out /vms/old-db --name db01
+  p2v convert old.vmdk --to qcow2 --to vmdk:streamOptimized --out /vms/old
   p2v convert web01 --dry-run
 
 The source is never written. Every change is made on an overlay and listed in NAME-report.json.
@@ -40,7 +41,11 @@ pub struct Args {
     #[arg(required = true, value_name = "MACHINE|DISK")]
     what: Vec<String>,
 
-    /// Image format, with options after a colon: qcow2, qcow2:zstd, raw, …; may be repeated
+    /// Format of the image files; without it each is guessed, and the guess is told. Devices are raw
+    #[arg(long, value_name = "FORMAT", value_parser = parse_image_format)]
+    from: Option<ImageFormat>,
+
+    /// Image format, with options after a colon: qcow2, qcow2:zstd, vmdk:streamOptimized, …; may be repeated
     #[arg(long, value_name = "FORMAT", default_value = "qcow2")]
     to: Vec<OutputFormat>,
 
@@ -123,7 +128,12 @@ fn open_source(args: &Args) -> anyhow::Result<Source> {
     } else {
         Unreadable::Stop
     };
-    source::open(&args.what, args.name.as_deref(), on_unreadable, &args.store)
+    let how = Opening {
+        name: args.name.as_deref(),
+        format: args.from,
+        on_unreadable,
+    };
+    source::open(&args.what, how, &args.store)
 }
 
 fn open_guest(args: &Args, source: &Source, disks: &[OpenDisk]) -> anyhow::Result<Option<Guest>> {
@@ -182,6 +192,12 @@ fn change_time() -> anyhow::Result<i64> {
             Ok(i64::try_from(now.as_secs())?)
         }
     }
+}
+
+fn parse_image_format(name: &str) -> Result<ImageFormat, String> {
+    ImageFormat::from_qemu_name(name).ok_or_else(|| {
+        format!("{name:?} is none of raw, qcow2, vmdk, vhd (vpc), vhdx, vdi, parallels")
+    })
 }
 
 /// `first`, or a volume's number as the error that lists the systems prints it.

@@ -6,8 +6,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail, ensure};
-use block_io::{BlockRead, FileDisk, Salvage, Unreadable};
+use block_io::{BlockRead, Salvage, Unreadable};
 use chunk_store::Store;
+use image_formats::{Image, ImageFormat, SameFolder};
 use stream_protocol::inventory::Inventory;
 
 use crate::store_dir::StoreArgs;
@@ -31,7 +32,7 @@ pub struct SourceDisk {
     /// Byte ranges that were not readable when the disk was pushed.
     pub lost_before: Vec<Range<u64>>,
     /// Reads through bad sectors now, where the disk is one of this machine.
-    salvage: Option<Arc<Salvage<FileDisk>>>,
+    salvage: Option<Arc<Salvage<Image>>>,
 }
 
 impl SourceDisk {
@@ -42,23 +43,33 @@ impl SourceDisk {
     }
 }
 
+/// How to open what the user named.
+#[derive(Debug, Clone, Copy)]
+pub struct Opening<'a> {
+    /// What the machine is to be called.
+    pub name: Option<&'a str>,
+    /// The format of the images, where the user says it.
+    pub format: Option<ImageFormat>,
+    /// What to do with sectors that cannot be read.
+    pub on_unreadable: Unreadable,
+}
+
 /// Open what the user named: a machine in the store, or disks and images by their paths.
 ///
 /// A single word that is no file here is a machine; a word with a slash never is.
 ///
 /// # Errors
 /// When it cannot be opened, or is neither.
-pub fn open(
-    what: &[String],
-    name: Option<&str>,
-    on_unreadable: Unreadable,
-    store: &StoreArgs,
-) -> anyhow::Result<Source> {
+pub fn open(what: &[String], how: Opening<'_>, store: &StoreArgs) -> anyhow::Result<Source> {
     match what {
         [machine] if !machine.contains('/') && !Path::new(machine).exists() => {
-            open_machine(machine, name, store)
+            ensure!(
+                how.format.is_none(),
+                "--from names the format of image files, and {machine} is no file here"
+            );
+            open_machine(machine, how.name, store)
         }
-        paths => open_paths(paths, name, on_unreadable),
+        paths => open_paths(paths, how),
     }
 }
 
@@ -102,17 +113,13 @@ fn open_machine(machine: &str, name: Option<&str>, store: &StoreArgs) -> anyhow:
 }
 
 /// Open disks and image files of this machine, read-only.
-fn open_paths(
-    paths: &[String],
-    name: Option<&str>,
-    on_unreadable: Unreadable,
-) -> anyhow::Result<Source> {
+fn open_paths(paths: &[String], how: Opening<'_>) -> anyhow::Result<Source> {
     let first = paths.first().context("no disk was named")?;
     let disks = paths
         .iter()
-        .map(|path| open_path(path, on_unreadable))
+        .map(|path| open_path(path, how))
         .collect::<anyhow::Result<Vec<_>>>()?;
-    let name = match name {
+    let name = match how.name {
         Some(name) => name.to_owned(),
         None => name_from(Path::new(first)),
     };
@@ -123,14 +130,30 @@ fn open_paths(
     })
 }
 
-fn open_path(path: &str, on_unreadable: Unreadable) -> anyhow::Result<SourceDisk> {
-    let file = FileDisk::open(path).with_context(|| format!("opening {path}"))?;
+fn open_path(path: &str, how: Opening<'_>) -> anyhow::Result<SourceDisk> {
+    // A device is a disk, whatever its owner wrote to its start: taking that for an image's header
+    // could make us open whatever it names.
+    let format = how
+        .format
+        .or(is_device(Path::new(path)).then_some(ImageFormat::Raw));
+    let opened = match format {
+        Some(format) => image_formats::open_as(path, format, &SameFolder),
+        None => image_formats::open(path, &SameFolder),
+    };
+    let image = opened.with_context(|| format!("opening {path}"))?;
     ensure!(
-        file.size() > 0,
+        image.size() > 0,
         "{path} is empty: there is nothing to convert"
     );
-    refuse_other_formats(path, &file)?;
-    let salvage = Arc::new(Salvage::new(file, on_unreadable));
+    let info = image.info();
+    if info.guessed {
+        let format = info.format.qemu_name();
+        eprintln!("{path}: taken for {format}; --from FORMAT says otherwise");
+    }
+    for note in &info.notes {
+        eprintln!("{path}: {:?}: {note}", note.severity);
+    }
+    let salvage = Arc::new(Salvage::new(image, how.on_unreadable));
     Ok(SourceDisk {
         label: path.to_owned(),
         disk: salvage.clone(),
@@ -139,43 +162,21 @@ fn open_path(path: &str, on_unreadable: Unreadable) -> anyhow::Result<SourceDisk
     })
 }
 
-/// A raw disk is taken for what it is; an image of another format read as raw would become a guest
-/// full of noise, so it is named and refused.
-fn refuse_other_formats(path: &str, file: &FileDisk) -> anyhow::Result<()> {
-    let mut head = [0; 64];
-    let len = head.len().min(usize::try_from(file.size())?);
-    file.read_at(0, &mut head[..len])
-        .with_context(|| format!("reading {path}"))?;
-    let formats: [(&str, &[u8]); 8] = [
-        ("qcow2", b"QFI\xfb"),
-        ("VMDK", b"KDMV"),
-        ("VMDK", b"COWD"),
-        ("VMDK descriptor", b"# Disk DescriptorFile"),
-        ("VHDX", b"vhdxfile"),
-        ("VHD", b"conectix"),
-        ("Parallels", b"WithoutFreeSpace"),
-        ("Parallels", b"WithouFreSpacExt"),
-    ];
-    for (format, magic) in formats {
-        if head.starts_with(magic) {
-            bail!(
-                "{path} is a {format} image, and p2v reads raw disks and images only so far; \
-                 make it raw first: qemu-img convert -O raw {path} disk.raw"
-            );
-        }
-    }
-    Ok(())
+fn is_device(path: &Path) -> bool {
+    path.metadata()
+        .is_ok_and(|m| m.file_type().is_block_device())
 }
 
 /// `web01.img` names the machine `web01`; a device has no good name of its own.
 fn name_from(path: &Path) -> String {
-    let is_device = path
-        .metadata()
-        .is_ok_and(|m| m.file_type().is_block_device());
-    let stem = if is_device {
-        path.file_name()
-    } else {
-        path.file_stem()
+    // Of a bundle the folder has the name.
+    let path = match path.parent() {
+        Some(bundle) if path.ends_with("DiskDescriptor.xml") => bundle,
+        _ => path,
+    };
+    let stem = match is_device(path) {
+        true => path.file_name(),
+        false => path.file_stem(),
     };
     stem.map_or_else(
         || "machine".to_owned(),

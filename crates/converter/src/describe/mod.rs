@@ -103,6 +103,24 @@ pub enum ImageFormat {
     Vhdx,
     /// VirtualBox.
     Vdi,
+    /// Parallels.
+    Parallels,
+}
+
+impl From<image_formats::ImageFormat> for ImageFormat {
+    fn from(format: image_formats::ImageFormat) -> Self {
+        use image_formats::ImageFormat as Known;
+        match format {
+            Known::Qcow2 => Self::Qcow2,
+            Known::Vmdk => Self::Vmdk,
+            Known::Vhd => Self::Vpc,
+            Known::Vhdx => Self::Vhdx,
+            Known::Vdi => Self::Vdi,
+            Known::Parallels => Self::Parallels,
+            // What QEMU has no driver for it can only start from as it lies there.
+            _ => Self::Raw,
+        }
+    }
 }
 
 impl ImageFormat {
@@ -116,6 +134,7 @@ impl ImageFormat {
             Self::Vpc => "vpc",
             Self::Vhdx => "vhdx",
             Self::Vdi => "vdi",
+            Self::Parallels => "parallels",
         }
     }
 }

@@ -21,6 +21,13 @@ pub use writer::{BundleWriter, ParallelsWriter};
 /// The file of a bundle that describes it.
 pub(crate) const DESCRIPTOR: &str = "DiskDescriptor.xml";
 
+/// The image in the bundle `path`, as it is written here: what QEMU opens of it.
+#[must_use]
+pub fn image_in_bundle(path: &Path) -> PathBuf {
+    let [_, image] = bundle_files(path);
+    image
+}
+
 /// The file to open for `path`: a bundle is a directory with a descriptor in it.
 pub(crate) fn file_to_open(path: &Path) -> PathBuf {
     let descriptor = path.join(DESCRIPTOR);
