@@ -23,6 +23,7 @@ const OUR_FORMATS: &[&str] = &[
     "vmdk:monolithicSparse",
     "vmdk:monolithicFlat",
     "vmdk:streamOptimized",
+    "vmdk:twoGbMaxExtentSparse",
     "vhd",
     "vhd:fixed",
     "vdi",
@@ -104,8 +105,7 @@ fn our_own_images_read_back() {
         assert_eq!(image.info().format.qemu_name(), written.qemu_name());
         assert!(image.info().guessed);
         conformance::check_reads(&image, &expected);
-        std::fs::remove_file(path).unwrap();
-        let _ = std::fs::remove_file(dir.path().join("image-flat.vmdk"));
+        support::remove_image(&path);
     }
 }
 

@@ -28,6 +28,7 @@ const FORMATS: &[&str] = &[
     "vmdk:monolithicSparse",
     "vmdk:monolithicFlat",
     "vmdk:streamOptimized",
+    "vmdk:twoGbMaxExtentSparse",
     "vhd",
     "vhd:fixed",
     "vhdx:block_size=2M",
@@ -57,8 +58,7 @@ fn qemu_finds_every_corner_disk_clean_and_identical() {
             let Some(()) = check_with_qemu(test, format, &raw, &path) else {
                 return;
             };
-            std::fs::remove_file(path).unwrap();
-            let _ = std::fs::remove_file(dir.path().join("image-flat.vmdk"));
+            support::remove_image(&path);
             println!("{name}: {format}: clean and identical");
         }
         std::fs::remove_file(raw).unwrap();

@@ -66,17 +66,27 @@ pub enum VmdkKind {
     MonolithicSparse,
     /// A descriptor, and a raw file beside it. Runs on Workstation and Fusion.
     MonolithicFlat,
+    /// A descriptor, and sparse files of less than 2 GB beside it. Runs on Workstation and Fusion.
+    TwoGbMaxExtentSparse,
     /// One file, compressed, for import into ESXi and vSphere, and for OVF.
     StreamOptimized,
 }
 
 impl VmdkKind {
+    const ALL: [VmdkKind; 4] = [
+        VmdkKind::MonolithicSparse,
+        VmdkKind::MonolithicFlat,
+        VmdkKind::TwoGbMaxExtentSparse,
+        VmdkKind::StreamOptimized,
+    ];
+
     /// VMware's name, which stands in the descriptor.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             VmdkKind::MonolithicSparse => "monolithicSparse",
             VmdkKind::MonolithicFlat => "monolithicFlat",
+            VmdkKind::TwoGbMaxExtentSparse => "twoGbMaxExtentSparse",
             VmdkKind::StreamOptimized => "streamOptimized",
         }
     }
@@ -374,18 +384,14 @@ fn parse_vhdx<'a>(options: impl Iterator<Item = &'a str>) -> Result<VhdxOptions,
 fn parse_vmdk<'a>(options: impl Iterator<Item = &'a str>) -> Result<VmdkKind, FormatError> {
     let mut kind = VmdkKind::MonolithicSparse;
     for option in options {
-        kind = [
-            VmdkKind::MonolithicSparse,
-            VmdkKind::MonolithicFlat,
-            VmdkKind::StreamOptimized,
-        ]
-        .into_iter()
-        .find(|kind| kind.name().eq_ignore_ascii_case(option))
-        .ok_or_else(|| FormatError::Option {
-            format: "vmdk",
-            option: option.to_owned(),
-            known: "monolithicSparse, monolithicFlat, streamOptimized",
-        })?;
+        kind = VmdkKind::ALL
+            .into_iter()
+            .find(|kind| kind.name().eq_ignore_ascii_case(option))
+            .ok_or_else(|| FormatError::Option {
+                format: "vmdk",
+                option: option.to_owned(),
+                known: "monolithicSparse, monolithicFlat, twoGbMaxExtentSparse, streamOptimized",
+            })?;
     }
     Ok(kind)
 }
@@ -474,6 +480,7 @@ mod tests {
             "qcow2:zlib,cluster_size=131072",
             "vhdx",
             "vmdk:streamOptimized",
+            "vmdk:twoGbMaxExtentSparse",
             "vhd",
             "vhd:fixed",
             "vhd:fixed,azure",

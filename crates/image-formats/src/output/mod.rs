@@ -22,7 +22,7 @@ use crate::raw::RawWriter;
 use crate::vdi::VdiWriter;
 use crate::vhd::VhdWriter;
 use crate::vhdx::VhdxWriter;
-use crate::vmdk::{FlatWriter, SparseWriter, StreamWriter};
+use crate::vmdk::{self, FlatWriter, SparseWriter, SplitWriter, StreamWriter};
 
 /// How an output is made, beyond what its format says.
 #[derive(Debug, Clone, Default)]
@@ -279,8 +279,13 @@ pub fn create(
             Box::new(SparseWriter::new(virtual_size, path)?),
             vec![path.to_owned()],
         ),
+        OutputFormat::Vmdk(VmdkKind::TwoGbMaxExtentSparse) => {
+            let (writer, extents) = SplitWriter::new(virtual_size, path)?;
+            let names = std::iter::once(path.to_owned()).chain(extents);
+            (Box::new(writer), names.collect())
+        }
         OutputFormat::Vmdk(VmdkKind::MonolithicFlat) => {
-            let flat = flat_path(path);
+            let flat = vmdk::beside(path, "-flat.vmdk");
             (
                 Box::new(FlatWriter::new(virtual_size, &flat)?),
                 vec![path.to_owned(), flat],
@@ -339,13 +344,6 @@ pub fn create_overlay(
         options,
     };
     sink.finish()
-}
-
-/// `disk-flat.vmdk` for `disk.vmdk`.
-fn flat_path(path: &Path) -> PathBuf {
-    let mut name = path.file_stem().unwrap_or_default().to_owned();
-    name.push("-flat.vmdk");
-    path.with_file_name(name)
 }
 
 impl Sink {

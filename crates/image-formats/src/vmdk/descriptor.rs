@@ -104,10 +104,15 @@ fn parse_extent(line: &str) -> Option<ExtentLine> {
     })
 }
 
-/// The descriptor of a new disk of `sectors` sectors with one extent.
-pub(crate) fn new_descriptor(create_type: &str, sectors: u64, kind: &str, name: &str) -> String {
+/// The descriptor of a new disk with extents of one kind: their sectors and the names of their files.
+pub(crate) fn new_descriptor(create_type: &str, kind: &str, extents: &[(u64, &str)]) -> String {
     let cid = (uuid::Uuid::new_v4().as_u128() as u32) & 0xffff_fffe;
     let start = if kind == "FLAT" { " 0" } else { "" };
+    let lines: String = extents
+        .iter()
+        .map(|(sectors, name)| format!("RW {sectors} {kind} \"{name}\"{start}\n"))
+        .collect();
+    let sectors: u64 = extents.iter().map(|(sectors, _)| sectors).sum();
     // The geometry a BIOS reports for SCSI disks. // VMware knowledge base 1026254
     let (heads, track) = if sectors >= 2 << 20 {
         (255, 63)
@@ -123,7 +128,7 @@ pub(crate) fn new_descriptor(create_type: &str, sectors: u64, kind: &str, name: 
          createType=\"{create_type}\"\n\
          \n\
          # Extent description\n\
-         RW {sectors} {kind} \"{name}\"{start}\n\
+         {lines}\
          \n\
          # The Disk Data Base\n\
          #DDB\n\
@@ -142,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_new_descriptor_reads_back() {
-        let text = new_descriptor("monolithicFlat", 4096, "FLAT", "a \"b\"-flat.vmdk");
+        let text = new_descriptor("monolithicFlat", "FLAT", &[(4096, "a \"b\"-flat.vmdk")]);
         let read = Descriptor::parse(text.as_bytes()).unwrap();
         assert_eq!(read.create_type, "monolithicFlat");
         assert_eq!(read.parent_cid, NO_PARENT);

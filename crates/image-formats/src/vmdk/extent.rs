@@ -51,6 +51,39 @@ pub(crate) enum Grain {
     Packed(u64),
 }
 
+/// An extent whose grains lie where tables say.
+pub(crate) trait Grains: Send + Sync {
+    /// Bytes of a grain.
+    fn grain(&self) -> u64;
+
+    /// Where the grain of byte `offset` of the extent is.
+    fn find(&self, offset: u64) -> block_io::Result<Grain>;
+
+    /// Read from the grain of `offset`, at `place` in the file, not beyond its end.
+    fn read_plain(&self, place: u64, buf: &mut [u8], offset: u64) -> block_io::Result<()>;
+
+    /// Read from the compressed grain of `offset`, whose marker is at `place`.
+    fn read_packed(&self, place: u64, buf: &mut [u8], offset: u64) -> block_io::Result<()>;
+}
+
+impl Grains for SparseExtent {
+    fn grain(&self) -> u64 {
+        self.grain
+    }
+
+    fn find(&self, offset: u64) -> block_io::Result<Grain> {
+        SparseExtent::find(self, offset)
+    }
+
+    fn read_plain(&self, place: u64, buf: &mut [u8], offset: u64) -> block_io::Result<()> {
+        SparseExtent::read_plain(self, place, buf, offset)
+    }
+
+    fn read_packed(&self, place: u64, buf: &mut [u8], offset: u64) -> block_io::Result<()> {
+        SparseExtent::read_packed(self, place, buf, offset)
+    }
+}
+
 /// What a header says, before the directory is read.
 struct Layout {
     version: u32,

@@ -38,6 +38,8 @@ pub(crate) struct SparseHeader {
     pub(crate) version: u32,
     pub(crate) flags: u32,
     pub(crate) capacity: u64,
+    /// Of the embedded descriptor, which follows the header; 0 where there is none.
+    pub(crate) descriptor_sectors: u64,
     pub(crate) redundant_directory: u64,
     pub(crate) directory: u64,
     pub(crate) overhead: u64,
@@ -51,8 +53,9 @@ impl SparseHeader {
         bytes.extend(self.flags.to_le_bytes()); // 8
         bytes.extend(self.capacity.to_le_bytes()); // 12
         bytes.extend((GRAIN / SECTOR).to_le_bytes()); // 20: grain size
-        bytes.extend(1u64.to_le_bytes()); // 28: descriptor
-        bytes.extend(DESCRIPTOR_SECTORS.to_le_bytes()); // 36
+        let descriptor = u64::from(self.descriptor_sectors > 0);
+        bytes.extend(descriptor.to_le_bytes()); // 28
+        bytes.extend(self.descriptor_sectors.to_le_bytes()); // 36
         bytes.extend((TABLE_ENTRIES as u32).to_le_bytes()); // 44
         bytes.extend(self.redundant_directory.to_le_bytes()); // 48
         bytes.extend(self.directory.to_le_bytes()); // 56

@@ -8,10 +8,13 @@ mod extent;
 mod format;
 mod reader;
 mod rules;
+mod sesparse;
+mod sparse;
 mod writer;
 
 pub(crate) use check::check;
 pub(crate) use descriptor::SIGNATURE as DESCRIPTOR_SIGNATURE;
 pub(crate) use format::{COWD_MAGIC, SESPARSE_MAGIC, SPARSE_MAGIC};
 pub(crate) use reader::open;
-pub use writer::{FlatWriter, SparseWriter, StreamWriter};
+pub(crate) use writer::beside;
+pub use writer::{FlatWriter, SparseWriter, SplitWriter, StreamWriter};

@@ -5,13 +5,14 @@ use std::path::Path;
 use block_io::{BlockRead, Extent, ExtentKind, Result, check_range};
 
 use super::descriptor::{Descriptor, ExtentLine, NO_PARENT};
-use super::extent::{Grain, SparseExtent};
+use super::extent::{Grain, Grains, SparseExtent};
 use super::format::{COWD_MAGIC, SECTOR, SESPARSE_MAGIC, SPARSE_MAGIC};
 use super::rules;
+use super::sesparse::SeSparseExtent;
 use crate::details::{Details, VmdkDetails, VmdkExtent};
 use crate::detect::ImageFormat;
 use crate::error::{OpenError, ParseError, require};
-use crate::finding::Finding;
+use crate::finding::{Finding, Severity};
 use crate::image::{Image, ImageFile, Opened, Opener};
 use crate::mapped::read_padded;
 
@@ -30,8 +31,8 @@ pub(crate) fn open(file: ImageFile, opener: &Opener<'_>) -> std::result::Result<
         .map_err(|error| ParseError::from(error).at(&path))?;
     if there == 4 && head == SESPARSE_MAGIC[..4] {
         let error = ParseError::Unsupported {
-            feature: "a seSparse extent".to_owned(),
-            hint: "clone it with vmkfstools -i, or export it as OVF",
+            feature: "a seSparse extent without the disk's descriptor".to_owned(),
+            hint: "open NAME.vmdk, which names it and knows what lies below",
         };
         return Err(error.at(&path));
     }
@@ -104,15 +105,21 @@ fn details_of(descriptor: &Descriptor, parts: &[Part], path: &Path) -> VmdkDetai
 fn open_sparse(file: ImageFile) -> std::result::Result<(Descriptor, Vec<Part>), OpenError> {
     let path = file.path.clone();
     let extent = SparseExtent::open(file).map_err(|error| error.at(&path))?;
+    let mut extent = extent;
     let descriptor = match &extent.descriptor {
         Some(text) => {
             Descriptor::parse(text).map_err(|finding| ParseError::from(finding).at(&path))?
         }
-        None => Descriptor {
-            create_type: "vmfsSparse".to_owned(),
-            parent_cid: NO_PARENT,
-            ..Default::default()
-        },
+        None => {
+            // It may be a part of a disk, or a delta over another: only the descriptor knows.
+            let finding = Finding::error(rules::ALONE, 0, "the descriptor", "one extent of it");
+            extent.notes.push(finding.with(Severity::Warning));
+            Descriptor {
+                create_type: "one extent".to_owned(),
+                parent_cid: NO_PARENT,
+                ..Default::default()
+            }
+        }
     };
     let len = extent.capacity * SECTOR;
     let part = Part {
@@ -200,6 +207,13 @@ fn open_extent(
             holds(extent.capacity.saturating_mul(SECTOR))?;
             Ok(Source::Sparse(extent))
         }
+        "SESPARSE" => {
+            let part = opener.open_file_named(name, &file.path)?;
+            let path = part.path.clone();
+            let extent = SeSparseExtent::open(part).map_err(|error| error.at(&path))?;
+            holds(extent.capacity() * SECTOR)?;
+            Ok(Source::SeSparse(extent))
+        }
         "ZERO" => Ok(Source::Zero),
         other => Err(at(ParseError::Unsupported {
             feature: format!("an extent of kind {other}"),
@@ -255,6 +269,7 @@ enum Source {
     /// A file, and the byte of it where the run starts.
     Flat(Image, u64),
     Sparse(SparseExtent),
+    SeSparse(SeSparseExtent),
 }
 
 impl VmdkDisk {
@@ -267,17 +282,12 @@ impl VmdkDisk {
             .ok_or_else(|| block_io::BlockError::out_of_bounds(self.size, offset, 1))
     }
 
-    fn read_sparse(
-        &self,
-        extent: &SparseExtent,
-        at: u64,
-        buf: &mut [u8],
-        offset: u64,
-    ) -> Result<()> {
+    fn read_sparse(&self, extent: &dyn Grains, at: u64, buf: &mut [u8], offset: u64) -> Result<()> {
+        let grain = extent.grain();
         let mut done = 0;
         while done < buf.len() {
             let at = at + done as u64;
-            let len = ((extent.grain - at % extent.grain) as usize).min(buf.len() - done);
+            let len = ((grain - at % grain) as usize).min(buf.len() - done);
             let part = &mut buf[done..done + len];
             match extent.find(at)? {
                 Grain::Zero => part.fill(0),
@@ -296,21 +306,22 @@ impl VmdkDisk {
     /// The run of grains of one kind at byte `at` of the extent.
     fn sparse_extent(
         &self,
-        extent: &SparseExtent,
+        extent: &dyn Grains,
         at: u64,
         most: u64,
     ) -> Result<(ExtentKind, bool, u64)> {
+        let grain = extent.grain();
         let first = extent.find(at)?;
-        let kind = |grain| match grain {
+        let kind = |found| match found {
             Grain::Missing => 0,
             Grain::Zero => 1,
             Grain::Plain(_) | Grain::Packed(_) => 2,
         };
-        let mut end = (at / extent.grain + 1) * extent.grain;
+        let mut end = (at / grain + 1) * grain;
         let mut looked_at = 0;
         while end < at + most && looked_at < EXTENT_GRAINS {
             match extent.find(end) {
-                Ok(next) if kind(next) == kind(first) => end += extent.grain,
+                Ok(next) if kind(next) == kind(first) => end += grain,
                 // What cannot be read is met again, and told, when its turn comes.
                 _ => break,
             }
@@ -342,6 +353,7 @@ impl BlockRead for VmdkDisk {
                 Source::Zero => head.fill(0),
                 Source::Flat(file, start) => file.read_at(start + at, head)?,
                 Source::Sparse(extent) => self.read_sparse(extent, at, head, offset)?,
+                Source::SeSparse(extent) => self.read_sparse(extent, at, head, offset)?,
             }
             offset += len as u64;
             buf = rest;
@@ -361,6 +373,7 @@ impl BlockRead for VmdkDisk {
                 (below.kind, false, below.len.min(most))
             }
             Source::Sparse(extent) => self.sparse_extent(extent, at, most)?,
+            Source::SeSparse(extent) => self.sparse_extent(extent, at, most)?,
         };
         match &self.parent {
             Some(parent) if missing && offset < parent.size() => {

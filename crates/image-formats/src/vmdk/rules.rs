@@ -40,5 +40,8 @@ crate::finding::rules! {
     EXTENTS_SUM = "extents-sum", "the extents' sectors are those of their headers", "Extent Description";
     FLAT_SIZE = "flat-size", "a flat extent's file is as long as its sectors", "Extent Description";
     ADAPTER = "adapter", "the adapter type is a known one", "Disk Data Base";
+    SE_HEADER = "sesparse-header", "a seSparse extent has the version, grain and table sizes that have been seen, and both headers", "not published; QEMU block/vmdk.c";
+    SE_ENTRY = "sesparse-entry", "an entry of a seSparse directory or table is of a known kind", "not published; QEMU block/vmdk.c";
+    ALONE = "alone", "an extent of ESX is read by the descriptor that names it, which knows what lies below", "Text Descriptor";
     UNCLEAN = "unclean", "the disk was closed", "Hosted Sparse Extent Header";
 }

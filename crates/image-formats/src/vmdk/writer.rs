@@ -1,65 +1,20 @@
-//! Writes VMDK: stream-optimised, monolithic sparse and monolithic flat.
+//! Writes VMDK: stream-optimised, monolithic sparse, split sparse and monolithic flat.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::descriptor::new_descriptor;
 use super::format::{
-    DESCRIPTOR_SECTORS, DIRECTORY_AT_END, FLAG_COMPRESSED, FLAG_MARKERS, FLAG_NEWLINES,
-    FLAG_REDUNDANT, GRAIN, MARKER_DIRECTORY, MARKER_END, MARKER_FOOTER, MARKER_TABLE, SECTOR,
-    SparseHeader, TABLE_ENTRIES, grain_marker, le_bytes_32, marker,
+    DESCRIPTOR_SECTORS, DIRECTORY_AT_END, FLAG_COMPRESSED, FLAG_MARKERS, FLAG_NEWLINES, GRAIN,
+    MARKER_DIRECTORY, MARKER_END, MARKER_FOOTER, MARKER_TABLE, SECTOR, SparseHeader, grain_marker,
+    le_bytes_32, marker,
 };
+use super::sparse::{SparseLayout, TABLE_SECTORS, Tables, place_grains};
 use crate::codec::Codec;
 use crate::output::{
     Barrier, EncodedChunk, ImageWriter, OutputError, PartFile, PlacedBytes, Placement, RawOptions,
     Stored,
 };
 use crate::raw::RawWriter;
-
-/// Bytes of the disk that one grain table maps.
-const TABLE_SPAN: u64 = TABLE_ENTRIES * GRAIN;
-/// Sectors of a grain table.
-const TABLE_SECTORS: u64 = TABLE_ENTRIES * 4 / SECTOR;
-
-/// The grain tables of a disk: the one the pass is in, and where the others lie.
-#[derive(Debug)]
-struct Tables {
-    directory: Vec<u32>,
-    open: Option<(u64, Vec<u32>)>,
-}
-
-impl Tables {
-    fn new(sectors: u64) -> Self {
-        let tables = (sectors * SECTOR).div_ceil(TABLE_SPAN);
-        Self {
-            directory: vec![0; tables as usize],
-            open: None,
-        }
-    }
-
-    /// Note that the grain at byte `offset` of the disk lies at `sector` of the file. Gives back the
-    /// table that is complete thereby.
-    fn map(&mut self, offset: u64, sector: u32) {
-        let entries = match &mut self.open {
-            Some((_, entries)) => entries,
-            None => {
-                &mut self
-                    .open
-                    .insert((offset / TABLE_SPAN, vec![0; TABLE_ENTRIES as usize]))
-                    .1
-            }
-        };
-        entries[(offset / GRAIN % TABLE_ENTRIES) as usize] = sector;
-    }
-
-    /// The open table, when the grain at `offset` does not belong to it (`None`: whatever comes).
-    fn leave(&mut self, offset: Option<u64>) -> Option<(u64, Vec<u32>)> {
-        let (index, _) = self.open.as_ref()?;
-        match offset {
-            Some(offset) if offset / TABLE_SPAN == *index => None,
-            _ => self.open.take(),
-        }
-    }
-}
 
 /// Whole sectors of a disk a sparse VMDK can hold.
 fn sectors_of(virtual_size: u64) -> Result<u64, OutputError> {
@@ -71,7 +26,7 @@ fn sectors_of(virtual_size: u64) -> Result<u64, OutputError> {
     Ok(sectors)
 }
 
-fn too_large(size: u64) -> OutputError {
+pub(super) fn too_large(size: u64) -> OutputError {
     OutputError::Unfit {
         format: "vmdk",
         size,
@@ -96,7 +51,7 @@ pub(crate) fn descriptor_name(path: &Path, size: u64) -> Result<String, OutputEr
 }
 
 fn embedded_descriptor(create_type: &str, sectors: u64, name: &str) -> Vec<u8> {
-    let mut text = new_descriptor(create_type, sectors, "SPARSE", name).into_bytes();
+    let mut text = new_descriptor(create_type, "SPARSE", &[(sectors, name)]).into_bytes();
     text.resize((DESCRIPTOR_SECTORS * SECTOR) as usize, 0);
     text
 }
@@ -149,6 +104,7 @@ impl StreamWriter {
             version: 3,
             flags: FLAG_NEWLINES | FLAG_COMPRESSED | FLAG_MARKERS,
             capacity: self.sectors,
+            descriptor_sectors: DESCRIPTOR_SECTORS,
             redundant_directory: 0,
             directory,
             overhead: GRAIN / SECTOR,
@@ -233,13 +189,8 @@ impl ImageWriter for StreamWriter {
 /// The layout of a monolithic sparse VMDK: two directories and all tables in front, grains behind.
 #[derive(Debug)]
 pub struct SparseWriter {
-    sectors: u64,
+    extent: SparseLayout,
     name: String,
-    tables: Tables,
-    redundant_directory: u64,
-    directory: u64,
-    overhead: u64,
-    next: u64,
 }
 
 impl SparseWriter {
@@ -249,35 +200,10 @@ impl SparseWriter {
     /// `Unfit` beyond 2 TiB, or for a file name a descriptor cannot carry.
     pub fn new(virtual_size: u64, path: &Path) -> Result<Self, OutputError> {
         let sectors = sectors_of(virtual_size)?;
-        let tables = Tables::new(sectors);
-        let count = tables.directory.len() as u64;
-        let directory_sectors = (count * 4).div_ceil(SECTOR);
-        let redundant_directory = 1 + DESCRIPTOR_SECTORS;
-        let directory = redundant_directory + directory_sectors + count * TABLE_SECTORS;
-        let end = directory + directory_sectors + count * TABLE_SECTORS;
-        let overhead = end.next_multiple_of(GRAIN / SECTOR);
         Ok(Self {
-            sectors,
+            extent: SparseLayout::new(sectors, DESCRIPTOR_SECTORS, 0),
             name: descriptor_name(path, virtual_size)?,
-            tables,
-            redundant_directory,
-            directory,
-            overhead,
-            next: overhead,
         })
-    }
-
-    fn directory_sectors(&self) -> u64 {
-        (self.tables.directory.len() as u64 * 4).div_ceil(SECTOR)
-    }
-
-    fn place_table(&mut self, offset: Option<u64>, placements: &mut Vec<Placement>) {
-        if let Some((index, entries)) = self.tables.leave(offset) {
-            for directory in [self.redundant_directory, self.directory] {
-                let table = directory + self.directory_sectors() + index * TABLE_SECTORS;
-                placements.push(made(table, le_bytes_32(&entries)));
-            }
-        }
     }
 }
 
@@ -291,54 +217,115 @@ impl ImageWriter for SparseWriter {
         chunk: &EncodedChunk<'_>,
         placements: &mut Vec<Placement>,
     ) -> Result<(), OutputError> {
-        for (index, stored) in chunk.units.iter().enumerate() {
-            if *stored == Stored::Zero {
-                continue;
-            }
-            let within = index * GRAIN as usize;
-            let offset = chunk.start + within as u64;
-            self.place_table(Some(offset), placements);
-            let sector = u32::try_from(self.next).map_err(|_| too_large(self.sectors * SECTOR))?;
-            self.tables.map(offset, sector);
-            placements.push(Placement {
-                file: 0,
-                offset: self.next * SECTOR,
-                bytes: PlacedBytes::Plain(within..within + GRAIN as usize),
-            });
-            self.next += GRAIN / SECTOR;
-        }
-        Ok(())
+        place_grains(chunk, |offset, bytes| {
+            self.extent.place(offset, bytes, placements)
+        })
     }
 
     fn finish(&mut self, files: &[PartFile], barrier: &Barrier) -> Result<(), OutputError> {
         let Some(file) = files.first() else {
             return Ok(());
         };
-        let mut placements = Vec::new();
-        self.place_table(None, &mut placements);
-        for directory in [self.redundant_directory, self.directory] {
-            let first = directory + self.directory_sectors();
-            let entries: Vec<u32> = (0..self.tables.directory.len() as u64)
-                .map(|index| (first + index * TABLE_SECTORS) as u32)
-                .collect();
-            placements.push(made(directory, le_bytes_32(&entries)));
-        }
-        let text = embedded_descriptor("monolithicSparse", self.sectors, &self.name);
-        placements.push(made(1, text));
-        placements
-            .iter()
-            .try_for_each(|made| made.write_made(file))?;
-        file.set_len(self.next * SECTOR)?;
+        self.extent.write_tables(file)?;
+        let text = embedded_descriptor("monolithicSparse", self.extent.sectors(), &self.name);
+        file.write_at(SECTOR, &text)?;
         barrier.reach(files)?;
-        let header = SparseHeader {
-            version: 1,
-            flags: FLAG_NEWLINES | FLAG_REDUNDANT,
-            capacity: self.sectors,
-            redundant_directory: self.redundant_directory,
-            directory: self.directory,
-            overhead: self.overhead,
+        file.write_at(0, &self.extent.header())
+    }
+}
+
+/// Sectors of an extent of a split disk, as VMware cuts them: 2047 MiB.
+const SPLIT: u64 = 2047 << 11;
+/// Extents of a split disk, at most: each is an open file while it is written.
+const MAX_SPLIT: u64 = 512;
+
+/// The layout of a disk split into sparse extents of less than 2 GB, behind a descriptor.
+#[derive(Debug)]
+pub struct SplitWriter {
+    extents: Vec<SparseLayout>,
+    names: Vec<String>,
+}
+
+impl SplitWriter {
+    /// A layout for a disk of `virtual_size` bytes, rounded up to whole sectors, whose descriptor is the
+    /// file `path`. The second value is the files of the extents, beside it.
+    ///
+    /// # Errors
+    /// `Unfit` beyond 1 TiB, for an empty disk, or for a file name a descriptor cannot carry.
+    pub fn new(virtual_size: u64, path: &Path) -> Result<(Self, Vec<PathBuf>), OutputError> {
+        let sectors = virtual_size.div_ceil(SECTOR);
+        let count = sectors.div_ceil(SPLIT);
+        if count == 0 || count > MAX_SPLIT {
+            return Err(OutputError::Unfit {
+                format: "vmdk",
+                size: virtual_size,
+                why: format!(
+                    "split it holds 1 byte to {MAX_SPLIT} extents of 2047 MiB; \
+                     take vmdk:monolithicSparse"
+                ),
+            });
+        }
+        let paths: Vec<PathBuf> = (1..=count)
+            .map(|number| beside(path, &format!("-s{number:03}.vmdk")))
+            .collect();
+        let names = paths.iter().map(|path| descriptor_name(path, virtual_size));
+        let extents = (0..count).map(|index| {
+            let sectors = SPLIT.min(sectors - index * SPLIT);
+            // File 0 is the descriptor.
+            SparseLayout::new(sectors, 0, index as usize + 1)
+        });
+        let writer = Self {
+            extents: extents.collect(),
+            names: names.collect::<Result<_, _>>()?,
         };
-        file.write_at(0, &header.to_bytes())
+        Ok((writer, paths))
+    }
+}
+
+/// The file beside `path` with another end of its name: `disk-s001.vmdk` for `disk.vmdk`.
+pub(crate) fn beside(path: &Path, end: &str) -> PathBuf {
+    let mut name = path.file_stem().unwrap_or_default().to_owned();
+    name.push(end);
+    path.with_file_name(name)
+}
+
+impl ImageWriter for SplitWriter {
+    fn unit(&self) -> u64 {
+        GRAIN
+    }
+
+    fn place(
+        &mut self,
+        chunk: &EncodedChunk<'_>,
+        placements: &mut Vec<Placement>,
+    ) -> Result<(), OutputError> {
+        // An extent is whole grains: none lies in two.
+        let len = SPLIT * SECTOR;
+        place_grains(chunk, |offset, bytes| {
+            match self.extents.get_mut((offset / len) as usize) {
+                Some(extent) => extent.place(offset % len, bytes, placements),
+                None => Ok(()),
+            }
+        })
+    }
+
+    fn finish(&mut self, files: &[PartFile], barrier: &Barrier) -> Result<(), OutputError> {
+        let Some((descriptor, parts)) = files.split_first() else {
+            return Ok(());
+        };
+        for (extent, file) in self.extents.iter_mut().zip(parts) {
+            extent.write_tables(file)?;
+        }
+        barrier.reach(files)?;
+        for (extent, file) in self.extents.iter().zip(parts) {
+            file.write_at(0, &extent.header())?;
+        }
+        let lines = self.extents.iter().zip(&self.names);
+        let lines: Vec<(u64, &str)> = lines
+            .map(|(extent, name)| (extent.sectors(), name.as_str()))
+            .collect();
+        let text = new_descriptor("twoGbMaxExtentSparse", "SPARSE", &lines);
+        descriptor.write_at(0, text.as_bytes())
     }
 }
 
@@ -389,7 +376,7 @@ impl ImageWriter for FlatWriter {
         };
         flat.set_len(self.sectors * SECTOR)?;
         barrier.reach(files)?;
-        let text = new_descriptor("monolithicFlat", self.sectors, "FLAT", &self.flat_name);
+        let text = new_descriptor("monolithicFlat", "FLAT", &[(self.sectors, &self.flat_name)]);
         descriptor.write_at(0, text.as_bytes())
     }
 }

@@ -118,6 +118,18 @@ pub fn write_image(source: &dyn BlockRead, format: &str, path: &Path) -> PathBuf
     paths.remove(0)
 }
 
+/// Remove an image `NAME` and the files `NAME-*.vmdk` of a disk in several.
+pub fn remove_image(path: &Path) {
+    let name = path.file_name().unwrap().to_str().unwrap();
+    for entry in std::fs::read_dir(path.parent().unwrap()).unwrap() {
+        let entry = entry.unwrap();
+        let part = entry.file_name().into_string().unwrap();
+        if part == name || part.starts_with(&format!("{name}-")) {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+}
+
 /// A temporary directory on a real disk: `/tmp` may be memory.
 pub fn scratch() -> tempfile::TempDir {
     tempfile::Builder::new()
