@@ -12,6 +12,7 @@
 mod recount;
 mod space;
 mod tally;
+mod walk;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,13 +24,14 @@ pub use tally::{Report, Verdict};
 pub(crate) use recount::{Mark, Recount};
 pub(crate) use space::Space;
 pub(crate) use tally::Tally;
+pub(crate) use walk::walk_entries;
 
 use crate::detect::{ImageFormat, detect};
 use crate::error::{OpenError, ParseError};
 use crate::finding::{Finding, Severity};
 use crate::gate::OpenGate;
 use crate::image::{Image, ImageFile, open_disk, read_file};
-use crate::{qcow2, raw, vhd, vhdx, vmdk};
+use crate::{parallels, qcow2, raw, vdi, vhd, vhdx, vmdk};
 
 /// Bytes read at once when everything is read.
 const STEP: u64 = 2 << 20;
@@ -91,8 +93,8 @@ pub fn check_disk(
         ImageFormat::Vhdx => vhdx::check(&file, &mut tally),
         ImageFormat::Vmdk => vmdk::check(&file, gate, &mut tally),
         ImageFormat::Vhd => vhd::check(&file, &mut tally),
-        // Their readers check what they open; everything is read below.
-        ImageFormat::Vdi | ImageFormat::Parallels => Ok(()),
+        ImageFormat::Vdi => vdi::check(&file, &mut tally),
+        ImageFormat::Parallels => parallels::check(&file, gate, &mut tally),
     };
     let readable = match walked {
         Ok(()) => true,

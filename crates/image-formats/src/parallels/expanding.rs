@@ -23,14 +23,8 @@ pub(crate) struct Expanding {
 impl Expanding {
     /// Read and check the header of `file`.
     pub(crate) fn open(file: ImageFile) -> std::result::Result<Self, ParseError> {
-        let size = file.disk.size();
-        let mut head = [0; HEADER_LEN];
-        let there = size.min(HEADER_LEN as u64) as usize;
-        file.disk.read_at(0, &mut head[..there])?;
-        let Some(mut header) = Header::parse(&head) else {
-            return Err(Finding::error(rules::HEADER, 0, "the magic", "other bytes").into());
-        };
-        let notes = check_header(&mut header, size)?;
+        let mut header = read_header(&file.disk)?;
+        let notes = check_header(&mut header, file.disk.size())?;
         Ok(Self {
             tables: TableFile::new(file.disk, file.path.display().to_string()),
             header,
@@ -51,8 +45,18 @@ impl Expanding {
     }
 }
 
+/// The header of `file`, of which only the magic is checked.
+pub(super) fn read_header(file: &dyn BlockRead) -> std::result::Result<Header, ParseError> {
+    let mut head = [0; HEADER_LEN];
+    let there = file.size().min(HEADER_LEN as u64) as usize;
+    file.read_at(0, &mut head[..there])?;
+    let broken = || Finding::error(rules::HEADER, 0, "the magic", "other bytes");
+    Ok(Header::parse(&head).ok_or_else(broken)?)
+}
+
+/// Check what must hold for the disk to be read; gives what else is worth telling.
 // parallels.rst, "Header"
-fn check_header(
+pub(super) fn check_header(
     header: &mut Header,
     file_size: u64,
 ) -> std::result::Result<Vec<Finding>, ParseError> {

@@ -4,6 +4,7 @@
 //! format's owner; what this project does with them stands in `docs/formats/parallels.md`.
 
 mod bundle;
+mod check;
 mod descriptor;
 mod expanding;
 mod format;
@@ -13,6 +14,7 @@ mod writer;
 use std::path::{Path, PathBuf};
 
 pub(crate) use bundle::open;
+pub(crate) use check::check;
 pub(crate) use descriptor::starts_descriptor;
 pub(crate) use format::MAGICS;
 pub(crate) use writer::bundle_files;

@@ -10,6 +10,10 @@ crate::finding::rules! {
     OPEN = "in-use", "the image was closed", "Header: in_use";
     DATA_OFFSET = "data-offset", "the data start behind the BAT, on a cluster", "Header: data_off";
     CLUSTER_PLACE = "cluster-place", "a cluster lies behind the data offset and inside the file", "BAT";
+    CLUSTER_ALIGNED = "cluster-aligned", "a cluster lies whole clusters behind the data offset", "BAT";
+    SHARED = "cluster-shared", "header, BAT, extension and clusters share no bytes", "BAT";
+    LEAK = "leak", "space as large as a cluster belongs to one", "Data Area";
+    FLAGS = "flags", "flags are known ones, and an empty image has no clusters", "Header: flags";
     EXTENSION = "extension", "what the format extension says is not needed to read the disk", "Format Extension";
 }
 

@@ -2,11 +2,13 @@
 //! structures VirtualBox publishes (`VDICore.h`); what this project does with it stands in
 //! `docs/formats/vdi.md`.
 
+mod check;
 mod format;
 mod reader;
 mod rules;
 mod writer;
 
+pub(crate) use check::check;
 pub(crate) use format::{SIGNATURE, SIGNATURE_AT};
 pub(crate) use reader::open;
 pub use writer::VdiWriter;

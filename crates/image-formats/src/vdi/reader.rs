@@ -73,7 +73,8 @@ pub(crate) fn read_header(file: &dyn BlockRead) -> std::result::Result<Header, P
     Ok(Header::parse(&head))
 }
 
-fn check_header(
+/// Check what must hold for the disk to be read; gives what else is worth telling.
+pub(super) fn check_header(
     header: &Header,
     file: &dyn BlockRead,
 ) -> std::result::Result<Vec<Finding>, ParseError> {

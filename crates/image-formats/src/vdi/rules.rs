@@ -12,6 +12,14 @@ crate::finding::rules! {
     TABLE = "table", "the block table lies inside the file, behind the header and before the data", "VDIHEADER1PLUS offBlocks";
     DATA = "data", "the data start on a sector, behind the table", "VDIHEADER1PLUS offData";
     BLOCK = "block", "a block lies inside the file", "VDIIMAGEBLOCKPOINTER";
+    ALLOCATED = "allocated", "as many blocks are in use as the header says", "VDIHEADER1PLUS cBlocksAllocated";
+    SHARED = "block-shared", "header, table and blocks share no bytes", "VDIIMAGEBLOCKPOINTER";
+    LEAK = "leak", "space as large as a block belongs to one", "VDIIMAGEBLOCKPOINTER";
+    FIXED = "fixed", "every block of a fixed disk is there", "VDIIMAGETYPE";
+    FLAGS = "flags", "flags are known ones", "VDIHEADER1PLUS fFlags";
+    ID = "id", "the image has an identifier and one for its last change", "VDIHEADER1PLUS uuidCreate";
+    RESERVED = "reserved", "what lies behind the header's fields is zero", "VDIHEADER1PLUS";
+    LENGTH = "length", "the file ends behind its last block", "VDIHEADER1PLUS cBlocksAllocated";
     LINK = "link", "a differencing image names its parent's identifier, and no other image does", "VDIHEADER1PLUS uuidLinkage";
     PARENT_CHANGED = "parent-changed", "the parent has not been changed since the child was made", "VDIHEADER1PLUS uuidParentModify";
 }

@@ -74,6 +74,9 @@ fn details_of(descriptor: &Descriptor, parts: &[Part], path: &Path) -> VmdkDetai
         let (file, grain, compressed) = match &part.source {
             Source::Zero => (None, None, false),
             Source::Flat(image, _) => (Some(image.info().path.clone()), None, false),
+            Source::SeSparse(extent) => {
+                (Some(extent.path().to_owned()), Some(extent.grain()), false)
+            }
             Source::Sparse(extent) => (
                 Some(extent.path().to_owned()),
                 Some(extent.grain),
@@ -104,8 +107,7 @@ fn details_of(descriptor: &Descriptor, parts: &[Part], path: &Path) -> VmdkDetai
 
 fn open_sparse(file: ImageFile) -> std::result::Result<(Descriptor, Vec<Part>), OpenError> {
     let path = file.path.clone();
-    let extent = SparseExtent::open(file).map_err(|error| error.at(&path))?;
-    let mut extent = extent;
+    let mut extent = SparseExtent::open(file).map_err(|error| error.at(&path))?;
     let descriptor = match &extent.descriptor {
         Some(text) => {
             Descriptor::parse(text).map_err(|finding| ParseError::from(finding).at(&path))?

@@ -4,6 +4,8 @@
 //! VMware has published no document; the layout is what QEMU's reader (`block/vmdk.c`) and libvmdk's
 //! notes agree on. Everything that is not as seen there is refused.
 
+use std::path::{Path, PathBuf};
+
 use block_io::BlockRead;
 
 use super::extent::{Grain, Grains};
@@ -42,6 +44,7 @@ struct Header {
 
 /// A seSparse extent.
 pub(super) struct SeSparseExtent {
+    path: PathBuf,
     tables: TableFile,
     header: Header,
 }
@@ -68,8 +71,14 @@ impl SeSparseExtent {
         check_volatile(&sector, place)?;
         Ok(Self {
             tables: TableFile::new(file.disk, file.path.display().to_string()),
+            path: file.path,
             header,
         })
+    }
+
+    /// Its file.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Sectors it maps.
