@@ -23,4 +23,5 @@ pub mod used;
 pub mod xfs;
 
 mod bytes;
+mod exfat;
 mod swap;

@@ -12,3 +12,4 @@ mod volume;
 pub use system_files::{SystemFile, system_files};
 
 pub(crate) use format::cluster_size;
+pub(crate) use used::set_runs;
