@@ -5,10 +5,12 @@
 //!   └ one at a time ┘              └──── every worker, at once ────────┘  └ in order ────┘  └ at once ┘
 //! ```
 //!
-//! A worker carries one window from reading to writing, so there are no queues to bound: memory is the
-//! number of workers times a window and its compressed forms. Only the placing, which decides file
-//! offsets and is quick, happens in order. There are more workers than cores, so that one slow window
-//! keeps the others from working only when all of them have run ahead of it.
+//! A worker carries one window from reading to writing, and waits with it for its turn: the workers are
+//! the queue, ordered by their windows' tickets and bounded by their number. Only the placing, which
+//! decides file offsets and is quick, happens in order. There are more workers than cores ([`RUN_AHEAD`]),
+//! so one slow window (a bad sector, a grain that compresses badly) keeps the others from working only
+//! once all of them have run ahead of it. Memory is the number of workers times a window and its
+//! compressed forms, and that number is cut to what [`MEMORY`] allows.
 
 use std::num::NonZero;
 use std::ops::Range;
@@ -17,7 +19,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use block_io::{BlockError, BlockRead, Extent, ExtentKind, Extents};
 
-use crate::codec::Encoder;
+use crate::codec::{Codec, Encoder};
 use crate::output::{
     EncodedChunk, ImageWriter, OutputError, PartFile, PlacedBytes, Placement, Sink, Stored,
 };
@@ -25,14 +27,21 @@ use crate::output::{
 /// The window a worker carries at once: 2 MiB, the largest unit of any format here.
 pub const WINDOW: u64 = 2 << 20;
 
-/// No more workers than this, whatever the number of cores: it bounds the memory. Each holds a
-/// window and, for every output, at most as much again.
-const MAX_WORKERS: usize = 24;
+/// Workers beyond the cores: so many windows are done ahead of a slow one before a core has nothing to do.
+const RUN_AHEAD: usize = 4;
+
+/// What all workers may hold together. The readers' and writers' tables come on top; the whole stays
+/// within 256 MB.
+const MEMORY: u64 = 160 << 20;
+
+/// What a compressor may hold of its own: hash tables and a window, at the levels used here.
+const COMPRESSOR: u64 = 2 << 20;
 
 /// How to copy.
 #[derive(Debug, Clone, Default)]
 pub struct CopyOptions {
-    /// Threads that read, compress and write; by default two more than the cores.
+    /// Threads that read, compress and write: so many windows are under way at once, whatever their
+    /// memory. By default some more than the cores, as far as 160 MiB reach.
     pub workers: Option<NonZero<usize>>,
 }
 
@@ -280,10 +289,9 @@ impl<'a> Pass<'a> {
     }
 
     fn run(self, options: &CopyOptions) -> Result<(), CopyError> {
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let workers = options.workers.map_or(cores + 2, NonZero::get);
+        let workers = options.workers.map_or(self.usual_workers(), NonZero::get);
         std::thread::scope(|scope| {
-            for _ in 0..workers.min(MAX_WORKERS) {
+            for _ in 0..workers {
                 scope.spawn(|| {
                     let _stop = StopOnPanic(&self.turn);
                     if let Err(error) = self.carry_windows() {
@@ -297,6 +305,17 @@ impl<'a> Pass<'a> {
             Some(error) => Err(error),
             None => Ok(()),
         }
+    }
+
+    fn usual_workers(&self) -> usize {
+        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+        let packing = |sink: &&SharedSink<'_>| {
+            let writer = sink.writer.lock().unwrap_or_else(PoisonError::into_inner);
+            writer.codec() != Codec::Plain
+        };
+        let packers = self.sinks.iter().filter(packing).count() as u64;
+        let each = WINDOW + packers * (WINDOW + COMPRESSOR);
+        (cores + RUN_AHEAD).min((MEMORY / each).max(1) as usize)
     }
 
     fn carry_windows(&self) -> Result<(), CopyError> {
