@@ -12,7 +12,7 @@ use crate::detect::ImageFormat;
 use crate::error::{OpenError, ParseError, corrupt};
 use crate::finding::Finding;
 use crate::image::{Image, ImageFile, Opened, Opener};
-use crate::inflate::{undeflate, unzstd};
+use crate::inflate::{undeflate, unzstd, with_buffer};
 
 /// Bytes of L2 tables kept at most.
 const L2_CACHE_BYTES: u64 = 16 << 20;
@@ -356,12 +356,13 @@ impl Qcow2Disk {
     fn inflate(&self, entry: u64, plain: &mut [u8], offset: u64) -> Result<()> {
         let (at, most) = compressed_range(self.geometry(), entry);
         let len = most.min(self.file.disk.size().saturating_sub(at));
-        let mut packed = vec![0; len as usize];
-        self.file.disk.read_at(at, &mut packed)?;
-        let inflated = match self.header.zstd {
-            true => unzstd(&packed, plain),
-            false => undeflate(&packed, plain),
-        };
+        let inflated = with_buffer(len as usize, |packed| {
+            self.file.disk.read_at(at, packed)?;
+            Ok::<_, BlockError>(match self.header.zstd {
+                true => unzstd(packed, plain),
+                false => undeflate(packed, plain),
+            })
+        })?;
         inflated.map_err(|why| {
             let expected = format!("{} bytes", plain.len());
             let finding = Finding::error(rules::COMPRESSED_DATA, at, expected, why);

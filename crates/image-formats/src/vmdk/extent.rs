@@ -12,7 +12,7 @@ use crate::cache::TableCache;
 use crate::error::{ParseError, corrupt, require};
 use crate::finding::{Finding, Severity};
 use crate::image::ImageFile;
-use crate::inflate::unzlib;
+use crate::inflate::{unzlib, with_buffer};
 
 /// Grain tables kept at most: 4 MiB of the largest.
 const TABLES: usize = 256;
@@ -266,11 +266,13 @@ impl SparseExtent {
             let expected = format!("at most {} bytes inside the file", 2 * self.grain);
             return Err(self.broken(rules::GRAIN_MARKER, place + 8, expected, offset));
         }
-        let mut packed = vec![0; len as usize];
-        self.file.disk.read_at(place + 12, &mut packed)?;
         // The last grain of a disk may hold less than a grain.
         let needed = self.grain.min(self.capacity * SECTOR - first * SECTOR) as usize;
-        match unzlib(&packed, plain) {
+        let inflated = with_buffer(len as usize, |packed| {
+            self.file.disk.read_at(place + 12, packed)?;
+            Ok::<_, BlockError>(unzlib(packed, plain))
+        })?;
+        match inflated {
             Ok(len) if len >= needed => {
                 plain[len..].fill(0);
                 Ok(())
