@@ -168,6 +168,7 @@ fn disk_device(image: &Image, bus: DiskBus) -> DiskDevice {
         Some("vhd") => ImageFormat::Vpc,
         Some("vhdx") => ImageFormat::Vhdx,
         Some("vdi") => ImageFormat::Vdi,
+        Some("parallels") => ImageFormat::Parallels,
         _ => ImageFormat::Raw,
     };
     DiskDevice { file, format, bus }
