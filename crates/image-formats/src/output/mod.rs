@@ -2,6 +2,7 @@
 
 mod blocks;
 mod format;
+pub mod journal;
 mod parts;
 
 use std::io;
@@ -357,6 +358,20 @@ impl Sink {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// The names its files will have.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(PartFile::path)
+    }
+
+    /// Let `journal` see every step that is taken with the output's files.
+    #[must_use]
+    pub fn watched_by(mut self, journal: &std::sync::Arc<dyn journal::Journal>) -> Self {
+        for (number, file) in self.files.iter_mut().enumerate() {
+            file.watch(number, std::sync::Arc::clone(journal));
+        }
+        self
     }
 
     /// Make the output valid and give its files their names.

@@ -7,11 +7,13 @@ use std::fs::{File, TryLockError};
 use std::io::{self, IoSlice};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::OutputError;
+use super::journal::{Journal, Step};
 
 /// More slices than this in one call the kernel refuses (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
@@ -23,6 +25,7 @@ pub struct PartFile {
     part: PathBuf,
     path: PathBuf,
     published: bool,
+    journal: Option<(usize, Arc<dyn Journal>)>,
 }
 
 impl PartFile {
@@ -61,7 +64,21 @@ impl PartFile {
             part,
             path: path.to_owned(),
             published: false,
+            journal: None,
         })
+    }
+
+    /// Tell `journal` of every step from here on, as the output's file `number`.
+    pub(crate) fn watch(&mut self, number: usize, journal: Arc<dyn Journal>) {
+        let len = self.file.metadata().map_or(0, |metadata| metadata.len());
+        self.journal = Some((number, journal));
+        self.record(Step::SetLen(len));
+    }
+
+    fn record(&self, step: Step<'_>) {
+        if let Some((number, journal)) = &self.journal {
+            journal.record(*number, step);
+        }
     }
 
     /// The name it will have.
@@ -71,6 +88,10 @@ impl PartFile {
     }
 
     pub(crate) fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), OutputError> {
+        self.record(Step::Write {
+            offset,
+            bytes: data,
+        });
         self.file
             .write_all_at(data, offset)
             .map_err(|source| self.failed("writing", source))
@@ -81,6 +102,13 @@ impl PartFile {
         let mut at = offset;
         for group in slices.chunks(MAX_SLICES) {
             let total: usize = group.iter().map(|slice| slice.len()).sum();
+            if self.journal.is_some() {
+                let bytes = group.concat();
+                self.record(Step::Write {
+                    offset: at,
+                    bytes: &bytes,
+                });
+            }
             let vectors: Vec<IoSlice<'_>> = group.iter().map(|slice| IoSlice::new(slice)).collect();
             let written = match rustix::io::pwritev(&self.file, &vectors, at) {
                 Ok(written) => written,
@@ -107,6 +135,7 @@ impl PartFile {
     }
 
     pub(crate) fn set_len(&self, len: u64) -> Result<(), OutputError> {
+        self.record(Step::SetLen(len));
         self.file
             .set_len(len)
             .map_err(|source| self.failed("setting the length of", source))
@@ -128,6 +157,7 @@ impl PartFile {
     }
 
     pub(crate) fn sync(&self) -> Result<(), OutputError> {
+        self.record(Step::Sync);
         self.file
             .sync_data()
             .map_err(|source| self.failed("flushing", source))
@@ -135,6 +165,7 @@ impl PartFile {
 
     /// Give the file its real name.
     pub(crate) fn publish(mut self, overwrite: bool) -> Result<(), OutputError> {
+        self.record(Step::Publish);
         let failed = |source| OutputError::io(&self.path, "giving its name to", source);
         let flags = match overwrite {
             true => RenameFlags::empty(),

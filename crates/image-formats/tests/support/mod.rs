@@ -28,6 +28,15 @@ pub fn run(test: &str, program: &str, args: &[&str]) -> Option<(bool, String)> {
     }
 }
 
+/// As [`run`], with the exit code.
+pub fn status(test: &str, program: &str, args: &[&str]) -> Option<(i32, String)> {
+    run(test, program, &["--version"])?;
+    let output = Command::new(program).args(args).output().unwrap();
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    Some((output.status.code().unwrap_or(-1), text))
+}
+
 /// Run a foreign program that must succeed; `None` where it is not installed.
 pub fn must(test: &str, program: &str, args: &[&str]) -> Option<String> {
     let (success, text) = run(test, program, args)?;
