@@ -62,8 +62,12 @@ fn what_this_crate_writes_breaks_no_rule() {
             "vmdk:monolithicSparse",
             "vmdk:monolithicFlat",
             "vmdk:streamOptimized",
+            "vmdk:twoGbMaxExtentSparse",
             "vhd",
             "vhd:fixed",
+            "vdi",
+            "vdi:fixed",
+            "parallels",
         ] {
             // Tables of 512-byte clusters of a large disk are larger than QEMU opens; fixed files of one
             // are only time.
@@ -85,8 +89,7 @@ fn what_this_crate_writes_breaks_no_rule() {
                 (0, 0),
                 "{name}, {format}"
             );
-            std::fs::remove_file(path).unwrap();
-            let _ = std::fs::remove_file(dir.path().join("image-flat.vmdk"));
+            support::remove_image(&path);
         }
         std::fs::remove_file(raw).unwrap();
     }
@@ -488,8 +491,7 @@ fn damage_to_the_other_formats_names_its_rule() {
                 "{text}"
             );
         }
-        std::fs::remove_file(path).unwrap();
-        let _ = std::fs::remove_file(dir.path().join("image-flat.vmdk"));
+        support::remove_image(&path);
     };
     // VHD: the table starts at 1536.
     check_damage("vhd", "a clobbered copy", "vhd.footer-copy", &|bytes| {

@@ -223,3 +223,43 @@ fn a_split_disk_reads_as_one() {
     assert_eq!(image.info().variant, "plain, bundle of 2 parts");
     conformance::check_reads(&image, &expected);
 }
+
+#[test]
+fn damage_is_told_by_rule() {
+    let dir = scratch();
+    let raw = dir.path().join("source.raw");
+    let source = make_disk(&raw, 5 * MIB, &[(0, 100), (2 * MIB, 100), (4 * MIB, 100)]);
+    let bundle = write_image(&source, "parallels", &dir.path().join("image.hdd"));
+    let hds = hds_of(&bundle);
+    let good = std::fs::read(&hds).unwrap();
+    let check = |path: &Path| image_formats::check(path, None, &SameFolder).unwrap();
+    for path in [&bundle, &hds] {
+        let report = check(path);
+        let clean = image_formats::Verdict::Clean;
+        assert_eq!(report.verdict(), clean, "{report:#?}");
+        let units = (report.total_units, report.allocated_units);
+        assert_eq!(units, (Some(5), Some(3)));
+    }
+    for (rule, at, value) in [
+        ("parallels.cluster-shared", 64, 2u32),
+        ("parallels.cluster-place", 64, 77),
+        ("parallels.in-use", 44, 0x746F_6E59),
+        ("parallels.data-offset", 48, 1),
+        ("parallels.flags", 52, 1),
+        ("parallels.leak", 64, 0),
+        ("parallels.bat-entries", 32, 6),
+        ("parallels.bat-entries", 32, u32::MAX),
+        ("parallels.cluster-size", 28, u32::MAX),
+        ("parallels.sectors", 40, u32::MAX),
+        ("parallels.version", 16, 3),
+    ] {
+        let mut bytes = good.clone();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        std::fs::write(&hds, bytes).unwrap();
+        for path in [&bundle, &hds] {
+            let report = check(path);
+            let told: Vec<_> = report.findings.iter().map(|found| found.rule.id).collect();
+            assert!(told.contains(&rule), "{rule}: {told:?}");
+        }
+    }
+}

@@ -156,3 +156,90 @@ fn a_sparse_disk_of_16_tib_takes_a_table_and_little_else() {
         assert!(left == right, "{len} bytes at {at}");
     }
 }
+
+/// Corruptions as `qemu-img check` counts them.
+fn qemu_corruptions(test: &str, image: &Path) -> Option<u64> {
+    let args = ["check", "-f", "vdi", "--output", "json", arg(image)];
+    let (_, text) = support::run(test, "qemu-img", &args)?;
+    let count = text.split("\"corruptions\": ").nth(1);
+    let count = count.and_then(|rest| rest.split([',', '\n']).next());
+    Some(count.map_or(0, |digits| digits.parse().unwrap()))
+}
+
+#[test]
+fn damage_is_told_by_rule_and_found_by_qemu_too() {
+    let test = "damage_is_told_by_rule_and_found_by_qemu_too";
+    let dir = scratch();
+    let raw = dir.path().join("source.raw");
+    let source = make_disk(&raw, 5 << 20, &[(0, 100), (2 << 20, 100), (4 << 20, 100)]);
+    let path = write_image(&source, "vdi", &dir.path().join("image.vdi"));
+    let good = std::fs::read(&path).unwrap();
+    let check = |path: &Path| image_formats::check(path, None, &SameFolder).unwrap();
+    let report = check(&path);
+    let clean = image_formats::Verdict::Clean;
+    assert_eq!(report.verdict(), clean, "{report:#?}");
+    let units = (report.total_units, report.allocated_units);
+    assert_eq!(units, (Some(5), Some(3)));
+    for (rule, at, value) in [
+        ("vdi.allocated", 388, 2u32),
+        ("vdi.block-shared", MIB, 1),
+        ("vdi.block", MIB, 77),
+        ("vdi.allocated", MIB, u32::MAX - 1),
+    ] {
+        let mut bytes = good.clone();
+        bytes[at..at + 4].copy_from_slice(&value.to_le_bytes());
+        std::fs::write(&path, bytes).unwrap();
+        let report = check(&path);
+        let told: Vec<_> = report.findings.iter().map(|found| found.rule.id).collect();
+        assert!(
+            told.contains(&rule) && report.corruptions > 0,
+            "{rule}: {told:?}"
+        );
+        let Some(theirs) = qemu_corruptions(test, &path) else {
+            return;
+        };
+        assert!(theirs > 0, "QEMU finds {rule} clean");
+    }
+    let mut long = good.clone();
+    long.resize(good.len() + 3 * MIB, 0);
+    std::fs::write(&path, long).unwrap();
+    let report = check(&path);
+    assert_eq!((report.leaks, report.corruptions), (3, 0), "{report:#?}");
+}
+
+#[test]
+fn numbers_at_their_limits_are_findings_and_no_more() {
+    let dir = scratch();
+    let source = make_disk(&dir.path().join("raw"), 3 << 20, &[(0, 3 << 20)]);
+    let path = write_image(&source, "vdi", &dir.path().join("image.vdi"));
+    let good = std::fs::read(&path).unwrap();
+    for (at, len) in [
+        (340, 4),
+        (344, 4),
+        (368, 8),
+        (376, 4),
+        (380, 4),
+        (384, 4),
+        (388, 4),
+        (MIB, 4),
+    ] {
+        for byte in [0xff, 0x7f, 0x80] {
+            let mut bytes = good.clone();
+            bytes[at..at + len].fill(0xff);
+            bytes[at + len - 1] = byte;
+            if at == MIB {
+                // With room before each block that multiplies past 2^64.
+                bytes[380..384].fill(0xff);
+                bytes[at] = 0xf0;
+            }
+            std::fs::write(&path, bytes).unwrap();
+            if let Ok(image) = open(&path, &StandAlone) {
+                let _ = image.read_at(0, &mut vec![0; 3 << 20]);
+                let _ = image.extent_at(0);
+            }
+            let report = image_formats::check(&path, None, &StandAlone).unwrap();
+            let clean = image_formats::Verdict::Clean;
+            assert_ne!(report.verdict(), clean, "{at} {byte:#x}");
+        }
+    }
+}

@@ -105,12 +105,14 @@ fn walk_table(
             return;
         }
         allocated += 1;
-        let start = header.data + u64::from(number) * stride;
+        let start = u64::from(number)
+            .saturating_mul(stride)
+            .saturating_add(header.data);
         let held = header
             .block
             .min(header.size.saturating_sub(block * header.block))
             .max(SECTOR);
-        let end = start + header.block_extra + held;
+        let end = start.saturating_add(header.block_extra + held);
         if u64::from(number) >= header.allocated || end > disk.size() {
             let expected = format!("below {}, inside the file", header.allocated);
             let found = number.to_string();

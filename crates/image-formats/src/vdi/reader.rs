@@ -217,10 +217,13 @@ impl Mapped for VdiDisk {
             ZERO => Mapping::Zero,
             number => {
                 let stride = size + self.header.block_extra;
-                let data = self.header.data + u64::from(number) * stride + self.header.block_extra;
+                // A number near 2^32 and a large stride are more than 2^64.
+                let data = u64::from(number)
+                    .saturating_mul(stride)
+                    .saturating_add(self.header.data + self.header.block_extra);
                 let needed = size.min(self.header.size - block * size);
                 let end = self.tables.file().size();
-                if data + needed > end {
+                if data.saturating_add(needed) > end {
                     let expected = format!("{needed} bytes below {end}");
                     let broken = self.tables.broken(rules::BLOCK, at, expected, data, offset);
                     return Err(broken);
