@@ -173,8 +173,9 @@ fn a_vhdx_of_4096_byte_sectors_keeps_them() {
     let test = "a_vhdx_of_4096_byte_sectors_keeps_them";
     let dir = scratch();
     let raw = dir.path().join("source.raw");
-    let runs = [(0, 300_000), (2 * MIB, 100), (9 * MIB, 4096)];
-    let source = make_disk(&raw, 9 * MIB + 4096, &runs);
+    let runs = [(0, 300_000), (2 * MIB, 100), (9 * MIB, 32_768)];
+    // Whole eights of sectors: 7-Zip opens no others, be they QEMU's or ours.
+    let source = make_disk(&raw, 9 * MIB + 32_768, &runs);
     let expected = std::fs::read(&raw).unwrap();
     for format in [
         "vhdx:sector_size=4096",
