@@ -22,6 +22,7 @@ pub mod tree;
 pub mod used;
 pub mod xfs;
 
+mod btrfs;
 mod bytes;
 mod exfat;
 mod swap;

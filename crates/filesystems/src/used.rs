@@ -75,6 +75,7 @@ pub fn used_ranges_noting<'a>(
         FsKind::Xfs => crate::xfs::used::used_ranges(disk, findings).map(Some),
         FsKind::Ntfs => crate::ntfs::used::used_ranges(disk, findings).map(Some),
         FsKind::ExFat => crate::exfat::used_ranges(disk, findings).map(Some),
+        FsKind::Btrfs => crate::btrfs::used::used_ranges(disk, findings).map(Some),
         FsKind::Swap => crate::swap::used_ranges(disk, findings).map(Some),
         _ => Ok(None),
     }
