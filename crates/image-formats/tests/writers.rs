@@ -393,3 +393,62 @@ impl BlockRead for Counting {
         self.disk.extent_at(offset)
     }
 }
+
+/// Equal, changed, zeroed and new parts over an image below that is shorter.
+#[test]
+fn only_what_differs_from_the_image_below_is_written() {
+    let test = "only_what_differs_from_the_image_below_is_written";
+    let dir = scratch();
+    let base = dir.path().join("base.raw");
+    make_disk(
+        &base,
+        20 << 20,
+        &[(0, 9 << 20), (12 << 20, 3 << 20), (19 << 20, 1 << 20)],
+    );
+    let mut bytes = std::fs::read(&base).unwrap();
+    bytes[3 << 20..(3 << 20) + 10].fill(7);
+    bytes[5 << 20..(5 << 20) + 300_000].fill(0);
+    bytes[12 << 20..].fill(0);
+    bytes.resize(23 << 20, 0);
+    bytes[22 << 20..(22 << 20) + 5].fill(9);
+    let raw = dir.path().join("source.raw");
+    std::fs::write(&raw, &bytes).unwrap();
+    let source = MemoryDisk::from(bytes);
+    let below = write_image(
+        &FileDisk::open(&base).unwrap(),
+        "vmdk",
+        &dir.path().join("base.vmdk"),
+    );
+    assert!(below.is_file());
+    for (name, kind) in [("base.raw", "raw"), ("base.vmdk", "vmdk")] {
+        for options in ["", ",zstd", ",cluster_size=512", ",cluster_size=2M"] {
+            let format = format!("qcow2:backing={name},backing_format={kind}{options}");
+            let path = write_image(&source, &format, &dir.path().join("top.qcow2"));
+            let report = image_formats::check(&path, None, &image_formats::SameFolder).unwrap();
+            assert_eq!(
+                report.corruptions + report.leaks,
+                0,
+                "{format}: {report:#?}"
+            );
+            let Some(()) = check_with_qemu(test, "qcow2", &raw, &path) else {
+                return;
+            };
+            // Two clusters of data, and tables.
+            let len = std::fs::metadata(&path).unwrap().len();
+            let most = if options.contains("2M") {
+                24 << 20
+            } else {
+                1 << 20
+            };
+            assert!(len < most, "{format}: {len}");
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let format = "qcow2:backing=gone.raw,backing_format=raw".parse().unwrap();
+    let path = dir.path().join("top.qcow2");
+    let error = output::create(&path, &format, 512, OutputOptions::default())
+        .err()
+        .unwrap();
+    assert!(matches!(error, OutputError::Below { .. }), "{error}");
+    assert!(!path.exists());
+}

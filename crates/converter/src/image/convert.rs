@@ -17,9 +17,14 @@ Examples:
   p2v image convert disk.raw --to qcow2:zstd disk.qcow2
   p2v image convert old.vmdk --to vhdx:fixed new.vhdx --to raw new.raw
 
-Formats: raw[:preallocated], qcow2[:zstd|:zlib][,cluster_size=BYTES],
-  vmdk[:monolithicSparse|:monolithicFlat|:streamOptimized],
-  vhdx[:fixed][,block_size=BYTES][,sector_size=4096]")]
+Formats, options after a colon and separated by commas:
+  raw        preallocated
+  qcow2      zlib, zstd, cluster_size=BYTES, backing=FILE with backing_format=FORMAT
+  vmdk       monolithicSparse, monolithicFlat, twoGbMaxExtentSparse, streamOptimized
+  vhd        fixed, azure
+  vhdx       fixed, block_size=BYTES, sector_size=4096
+  vdi        fixed
+  parallels  plain, bundle; a name that ends in .hdd is a bundle")]
 pub struct Args {
     #[command(flatten)]
     source: Source,

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
+use crate::detect::ImageFormat;
+
 /// A format an image can be written in, with its options.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -111,13 +113,24 @@ pub enum Compression {
     Zstd,
 }
 
+/// The image that another lies over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BackingFile {
+    /// Its name as it is written into the header: relative to the overlay's folder.
+    pub name: String,
+    /// Its format, which is never guessed.
+    pub format: ImageFormat,
+}
+
 /// How a qcow2 file is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qcow2Options {
     /// How clusters are compressed.
     pub compression: Compression,
     /// Bytes in a cluster: a power of two from 512 to 2 MiB.
     pub cluster_size: u64,
+    /// The image below: only what differs from it is written.
+    pub backing: Option<BackingFile>,
 }
 
 impl Default for Qcow2Options {
@@ -125,6 +138,7 @@ impl Default for Qcow2Options {
         Self {
             compression: Compression::None,
             cluster_size: 64 << 10,
+            backing: None,
         }
     }
 }
@@ -264,6 +278,10 @@ impl fmt::Display for OutputFormat {
                 if qcow2.cluster_size != Qcow2Options::default().cluster_size {
                     options.push(format!("cluster_size={}", qcow2.cluster_size));
                 }
+                if let Some(BackingFile { name, format }) = &qcow2.backing {
+                    options.push(format!("backing={name}"));
+                    options.push(format!("backing_format={}", format.qemu_name()));
+                }
             }
             OutputFormat::Vhd(vhd) => {
                 if vhd.fixed {
@@ -326,6 +344,7 @@ fn parse_raw<'a>(options: impl Iterator<Item = &'a str>) -> Result<RawOptions, F
 
 fn parse_qcow2<'a>(options: impl Iterator<Item = &'a str>) -> Result<Qcow2Options, FormatError> {
     let mut qcow2 = Qcow2Options::default();
+    let (mut name, mut format) = (None, None);
     for option in options {
         match option.split_once('=').unwrap_or((option, "")) {
             ("plain", "") => qcow2.compression = Compression::None,
@@ -340,15 +359,37 @@ fn parse_qcow2<'a>(options: impl Iterator<Item = &'a str>) -> Result<Qcow2Option
                     allowed: "a power of two from 512 to 2M",
                 })?;
             }
+            ("backing", value) if !value.is_empty() => name = Some(value.to_owned()),
+            ("backing_format", value) => {
+                format =
+                    Some(
+                        ImageFormat::from_qemu_name(value).ok_or_else(|| FormatError::Value {
+                            option: "backing_format",
+                            value: value.to_owned(),
+                            allowed: "raw, qcow2, vmdk, vpc, vhdx, vdi, parallels",
+                        })?,
+                    );
+            }
             _ => {
                 return Err(FormatError::Option {
                     format: "qcow2",
                     option: option.to_owned(),
-                    known: "plain, zlib, zstd, cluster_size=BYTES",
+                    known: "plain, zlib, zstd, cluster_size=BYTES, backing=FILE with backing_format=FORMAT",
                 });
             }
         }
     }
+    qcow2.backing = match (name, format) {
+        (Some(name), Some(format)) => Some(BackingFile { name, format }),
+        (None, None) => None,
+        (name, _) => {
+            return Err(FormatError::Value {
+                option: "backing",
+                value: name.unwrap_or_default(),
+                allowed: "backing=FILE and backing_format=FORMAT go together: a format is not guessed",
+            });
+        }
+    };
     Ok(qcow2)
 }
 
@@ -478,6 +519,7 @@ mod tests {
             "qcow2",
             "qcow2:zstd",
             "qcow2:zlib,cluster_size=131072",
+            "qcow2:backing=base.vmdk,backing_format=vmdk",
             "vhdx",
             "vmdk:streamOptimized",
             "vmdk:twoGbMaxExtentSparse",
@@ -503,6 +545,9 @@ mod tests {
             ("qcow3", "unknown output format"),
             ("raw:zstd", "sparse, preallocated"),
             ("qcow2:lz4", "zlib, zstd"),
+            ("qcow2:backing=base", "go together"),
+            ("qcow2:backing_format=raw", "go together"),
+            ("qcow2:backing=b,backing_format=tar", "raw, qcow2"),
             ("qcow2:cluster_size=3K", "power of two"),
             ("qcow2:cluster_size=4M", "power of two"),
             ("qcow2:cluster_size=", "power of two"),

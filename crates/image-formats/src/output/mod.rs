@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use blocks::{BlockTable, place_in_blocks};
 pub use format::{
-    Compression, FormatError, OutputFormat, ParallelsOptions, Qcow2Options, RawOptions, VdiOptions,
-    VhdOptions, VhdxOptions, VmdkKind,
+    BackingFile, Compression, FormatError, OutputFormat, ParallelsOptions, Qcow2Options,
+    RawOptions, VdiOptions, VhdOptions, VhdxOptions, VmdkKind,
 };
 pub use parts::PartFile;
 pub(crate) use parts::sync_directory;
@@ -71,6 +71,14 @@ pub enum OutputError {
         doing: &'static str,
         /// The operating system's answer.
         source: io::Error,
+    },
+    /// The image that the output is to lie over could not be read.
+    #[error("reading {}, which the output is to lie over", path.display())]
+    Below {
+        /// The image below.
+        path: PathBuf,
+        /// What was wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// The format cannot hold such a disk.
     #[error("{format} cannot hold a disk of {size} bytes: {why}")]
@@ -248,7 +256,7 @@ pub fn create(
             vec![path.to_owned()],
         ),
         OutputFormat::Qcow2(qcow2) => (
-            Box::new(Qcow2Writer::new(virtual_size, qcow2)?),
+            Box::new(Qcow2Writer::create(virtual_size, qcow2, path)?),
             vec![path.to_owned()],
         ),
         OutputFormat::Vhdx(vhdx) => (

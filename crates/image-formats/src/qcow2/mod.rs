@@ -2,6 +2,7 @@
 //! qcow2.rst; what this project does with it stands in `docs/formats/qcow2.md`.
 
 mod aside;
+mod below;
 mod check;
 mod format;
 mod header;

@@ -4,9 +4,12 @@
 //! its range, a refcount block as soon as nothing can change it. L1 table, refcount table and header
 //! come last, the header after everything else is on the medium.
 
+use std::path::Path;
+
+use super::below::Below;
 use super::format::{
     COMPRESSION_ZLIB, COMPRESSION_ZSTD, COPIED, DEFLATE_WINDOW_BITS, Geometry, MAX_BACKING_NAME,
-    MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, NewHeader, compressed_entry,
+    MAX_L1_BYTES, MAX_REFCOUNT_TABLE_BYTES, NewHeader, ZERO, compressed_entry,
 };
 use super::host_space::{HostSpace, be_bytes_64, made};
 use crate::codec::Codec;
@@ -22,6 +25,9 @@ pub struct Qcow2Writer {
     virtual_size: u64,
     compression: Compression,
     backing: Option<(String, String)>,
+    below: Option<Below>,
+    /// Clusters below this one are mapped as they must be.
+    reached: u64,
     l1: Vec<u64>,
     l2: Option<OpenL2>,
     space: HostSpace,
@@ -70,10 +76,76 @@ impl Qcow2Writer {
             virtual_size: sectors_size,
             compression: options.compression,
             backing: None,
+            below: None,
+            reached: 0,
             l1: vec![0; l1_entries as usize],
             l2: None,
             space: HostSpace::new(geometry),
         })
+    }
+
+    /// A layout for the file `path`, over the image its options name.
+    ///
+    /// # Errors
+    /// As [`Qcow2Writer::new`], and `Below` when the image below cannot be opened.
+    pub fn create(
+        virtual_size: u64,
+        options: &Qcow2Options,
+        path: &Path,
+    ) -> Result<Self, OutputError> {
+        let writer = Self::new(virtual_size, options)?;
+        let Some(backing) = &options.backing else {
+            return Ok(writer);
+        };
+        let mut writer = writer.over(&backing.name, backing.format.qemu_name())?;
+        writer.below = Some(Below::open(path, backing)?);
+        Ok(writer)
+    }
+
+    /// Where the disk is zero from the cluster reached up to `end` and what lies below may not be,
+    /// clusters of zeroes are mapped, which takes no space. // qcow2.rst, "Cluster mapping", bit 0
+    fn pass_over(&mut self, end: u64, placements: &mut Vec<Placement>) -> Result<(), OutputError> {
+        let size = self.geometry.cluster_size();
+        let end = end.min(self.geometry.clusters(self.virtual_size));
+        while self.reached < end {
+            let Some(below) = &self.below else {
+                break;
+            };
+            let Some(data) = below.next_data(self.reached * size, end * size)? else {
+                break;
+            };
+            let first = (data.start / size).max(self.reached);
+            self.reached = data.end.div_ceil(size);
+            for cluster in first..self.reached {
+                self.map(cluster, ZERO, placements);
+            }
+            self.space.retire_blocks(placements);
+        }
+        self.reached = self.reached.max(end);
+        Ok(())
+    }
+
+    /// Whether the image below holds what `stored` stands for already. Zeroes that it does not hold are
+    /// mapped here.
+    fn is_below(
+        &mut self,
+        cluster: u64,
+        plain: &[u8],
+        stored: &Stored,
+        placements: &mut Vec<Placement>,
+    ) -> Result<bool, OutputError> {
+        let offset = cluster * self.geometry.cluster_size();
+        let Some(below) = &mut self.below else {
+            return Ok(*stored == Stored::Zero);
+        };
+        if offset >= self.virtual_size || below.holds(offset, plain)? {
+            return Ok(true);
+        }
+        if *stored == Stored::Zero {
+            self.map(cluster, ZERO, placements);
+            return Ok(true);
+        }
+        Ok(false)
     }
 
     /// The same layout over another image, which is read where this one has nothing.
@@ -170,8 +242,14 @@ impl ImageWriter for Qcow2Writer {
     ) -> Result<(), OutputError> {
         let size = self.geometry.cluster_size();
         let first = chunk.start / size;
-        for (index, stored) in chunk.units.iter().enumerate() {
+        self.pass_over(first, placements)?;
+        self.reached = first + chunk.units.len() as u64;
+        let plain = chunk.plain.chunks(size as usize);
+        for ((index, stored), plain) in chunk.units.iter().enumerate().zip(plain) {
             let cluster = first + index as u64;
+            if self.is_below(cluster, plain, stored, placements)? {
+                continue;
+            }
             let (entry, placement) = match stored {
                 Stored::Zero => continue,
                 Stored::Plain => {
@@ -215,6 +293,7 @@ impl ImageWriter for Qcow2Writer {
             return Ok(());
         };
         let mut placements = Vec::new();
+        self.pass_over(u64::MAX, &mut placements)?;
         self.leave_l2(&mut placements);
         let l1_bytes = self.l1.len() as u64 * 8;
         let l1_offset = self.space.allocate(self.geometry.clusters(l1_bytes));
