@@ -63,7 +63,8 @@ const NEVER: &[(&str, &str, &str)] = &[
     ),
 ];
 
-fn workspace_imports() -> BTreeMap<String, Vec<String>> {
+/// The crates of the workspace as `cargo metadata` tells of them.
+fn workspace_packages() -> Vec<serde_json::Value> {
     let output = Command::new(env!("CARGO"))
         .args([
             "metadata",
@@ -81,8 +82,12 @@ fn workspace_imports() -> BTreeMap<String, Vec<String>> {
         String::from_utf8_lossy(&output.stderr)
     );
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    metadata["packages"].as_array().unwrap().clone()
+}
+
+fn workspace_imports() -> BTreeMap<String, Vec<String>> {
     let mut imports = BTreeMap::new();
-    for package in metadata["packages"].as_array().unwrap() {
+    for package in workspace_packages() {
         // Development dependencies count too: a test that reaches up is an arrow.
         let all = package["dependencies"].as_array().unwrap().iter();
         let names = all
@@ -130,6 +135,20 @@ fn forbidden_imports_are_absent() {
     for (name, import, why) in NEVER {
         let has = imports[*name].iter().any(|i| i == import);
         assert!(!has, "{name} imports {import}: {why}");
+    }
+}
+
+#[test]
+fn what_tests_need_is_no_part_of_the_programs() {
+    for package in workspace_packages() {
+        for dependency in package["dependencies"].as_array().unwrap() {
+            let for_tests = dependency["kind"] == "dev" || package["name"] == "tests";
+            assert!(
+                for_tests || dependency["name"] != "test-oracles",
+                "{} imports test-oracles outside of its tests",
+                package["name"]
+            );
+        }
     }
 }
 
