@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use block_io::BlockRead;
 use chunk_store::Store;
 use serde_json::Value;
-use test_oracles::skip;
+use test_oracles::{has_tools, skip};
 
 fn program(test: &str, name: &str) -> Option<PathBuf> {
     let beside = std::env::current_exe().unwrap();
@@ -43,21 +43,47 @@ struct Converter {
     serving: Option<Child>,
     listen: String,
     connect: String,
+    /// A command before `p2v`, which runs it.
+    around: Vec<String>,
 }
 
 impl Converter {
     fn start(test: &str) -> Option<Self> {
+        let mut converter = Self::prepare(test)?;
+        converter.serve();
+        Some(converter)
+    }
+
+    /// With a store on a file system of `megabytes` that no other process sees.
+    fn start_on_a_small_disk(test: &str, megabytes: u32) -> Option<Self> {
+        if !has_tools(test, &["unshare", "nsenter", "mount"]) {
+            return None;
+        }
+        let mut converter = Self::prepare(test)?;
+        std::fs::create_dir(converter.store()).unwrap();
+        let store = converter.store();
+        let script = format!(
+            "mount -t tmpfs -o size={megabytes}M tmpfs {} && exec \"$@\"",
+            store.display()
+        );
+        let around = ["unshare", "--mount", "--map-root-user", "sh", "-c", &script];
+        converter.around = around.map(str::to_owned).to_vec();
+        converter.around.push("sh".to_owned());
+        converter.serve();
+        Some(converter)
+    }
+
+    fn prepare(test: &str) -> Option<Self> {
         let (program, agent) = (program(test, "p2v")?, program(test, "p2v-agent")?);
-        let mut converter = Self {
+        Some(Self {
             program,
             agent,
             folder: tempfile::tempdir_in("/var/tmp").unwrap(),
             serving: None,
             listen: "127.0.0.1:0".to_owned(),
             connect: String::new(),
-        };
-        converter.serve();
-        Some(converter)
+            around: Vec::new(),
+        })
     }
 
     fn store(&self) -> PathBuf {
@@ -65,7 +91,10 @@ impl Converter {
     }
 
     fn serve(&mut self) {
-        let mut child = Command::new(&self.program)
+        let program = self.program.to_string_lossy().into_owned();
+        let mut words = self.around.iter().chain([&program]);
+        let mut child = Command::new(words.next().unwrap())
+            .args(words)
             .args(["serve", "--keep-token", "--listen", &self.listen, "--store"])
             .arg(self.store())
             .stdout(Stdio::piped())
@@ -100,10 +129,31 @@ impl Converter {
         command
     }
 
+    /// Run a program where `p2v serve` runs, on the file systems that it sees.
+    fn inside(&self, program: &str, args: &[&str]) {
+        let target = self.serving.as_ref().unwrap().id().to_string();
+        let entered = Command::new("nsenter")
+            .args([
+                "--target",
+                &target,
+                "--user",
+                "--mount",
+                "--preserve-credentials",
+            ])
+            .arg(program)
+            .args(args)
+            .output()
+            .unwrap();
+        assert!(entered.status.success(), "{entered:?}");
+    }
+
     /// The disks of the newest snapshot of a machine, out of the store once nobody serves it.
     fn read_back(&mut self, name: &str) -> Vec<Vec<u8>> {
         self.kill();
-        let store = Store::open(self.store()).unwrap();
+        Self::read_disks(&Store::open(self.store()).unwrap(), name)
+    }
+
+    fn read_disks(store: &Store, name: &str) -> Vec<Vec<u8>> {
         let listing = store.snapshots().unwrap();
         let found = listing
             .snapshots
@@ -263,6 +313,31 @@ fn of_two_agents_that_push_one_machine_one_is_told_and_the_disk_is_whole() {
     let told = String::from_utf8_lossy(&failed[0].stderr);
     assert!(told.contains("refused"), "{told}");
     assert!(converter.read_back("m") == [bytes]);
+}
+
+#[test]
+fn a_full_store_holds_a_push_up_until_there_is_room() {
+    let test = "a_full_store_holds_a_push_up_until_there_is_room";
+    let Some(converter) = Converter::start_on_a_small_disk(test, 24) else {
+        return;
+    };
+    let (path, bytes) = disk_file(converter.folder.path(), "disk.raw", 80_000_000, 7);
+    let mut agent = converter.agent("m", &[&path]).spawn().unwrap();
+    let mut lines = BufReader::new(agent.stdout.take().unwrap()).lines();
+    let full = lines.any(|line| line.unwrap().contains("free some space"));
+    assert!(full, "the agent says what it waits for");
+    let store = converter.store();
+    let store = store.to_str().unwrap();
+    converter.inside("mount", &["-o", "remount,size=300M", store]);
+    lines.for_each(drop);
+    let ended = agent.wait_with_output().unwrap();
+    let error = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success(), "{error}");
+    // Out of the file system that only the server sees.
+    let copy = converter.folder.path().join("copy");
+    converter.inside("cp", &["-a", store, copy.to_str().unwrap()]);
+    let store = Store::open(copy).unwrap();
+    assert!(Converter::read_disks(&store, "m") == [bytes]);
 }
 
 #[test]
