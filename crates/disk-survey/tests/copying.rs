@@ -233,6 +233,113 @@ fn a_server_disk_copied_by_its_used_bytes_loses_nothing() {
     assert_eq!(gap, [0; 4096]);
 }
 
+/// A file system made by `command` over litter, which gets the name of the file as its last argument.
+fn made(scratch: &Scratch, name: &str, size: u64, command: &[&str]) -> PathBuf {
+    let path = scratch.littered(name, size);
+    run(Command::new(command[0]).args(&command[1..]).arg(&path));
+    path
+}
+
+/// The bytes of a partition, as a file of their own.
+fn cut_out(scratch: &Scratch, disk: &Path, range: std::ops::Range<u64>) -> PathBuf {
+    let part = scratch.path("part");
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    let disk = FileDisk::open(disk).unwrap();
+    disk.read_at(range.start, &mut bytes).unwrap();
+    std::fs::write(&part, bytes).unwrap();
+    part
+}
+
+#[test]
+fn each_file_system_of_a_mixed_disk_passes_its_own_check_after_the_copy() {
+    let test = "each_file_system_of_a_mixed_disk_passes_its_own_check_after_the_copy";
+    // Made by one program, checked by another.
+    let parts: [(FsKind, u64, &[&str], &[&str]); 5] = [
+        (
+            FsKind::Fat32,
+            64,
+            &["mkfs.vfat", "-F", "32"],
+            &["fsck.vfat", "-n"],
+        ),
+        (
+            FsKind::Xfs,
+            320,
+            &["mkfs.xfs", "-q", "-f", "-K"],
+            &["xfs_repair", "-n", "-f"],
+        ),
+        (
+            FsKind::Ntfs,
+            40,
+            &["mkntfs", "-F", "-Q", "-q"],
+            &["ntfsresize", "-i", "-f"],
+        ),
+        (
+            FsKind::Btrfs,
+            160,
+            &["mkfs.btrfs", "-q", "-f", "-K"],
+            &["btrfs", "check", "--readonly"],
+        ),
+        (FsKind::ExFat, 40, &["mkfs.exfat"], &["fsck.exfat", "-n"]),
+    ];
+    let tools = parts.iter().flat_map(|part| [part.2[0], part.3[0]]);
+    if !has(test, &tools.chain(["sfdisk", "mcopy"]).collect::<Vec<_>>()) {
+        return;
+    }
+    let scratch = Scratch::new();
+    let disk = scratch.littered("disk", 640 * MIB);
+    let mut script = "label: gpt\n".to_owned();
+    for part in &parts {
+        script += &format!("size={}M\n", part.1);
+    }
+    sfdisk(&disk, &script);
+    let mut at = MIB;
+    for (kind, size, make, _) in &parts {
+        let made = made(&scratch, "made", size * MIB, make);
+        if *kind == FsKind::Fat32 {
+            let file = scratch.tree().join("var/big");
+            run(Command::new("mcopy")
+                .arg("-i")
+                .arg(&made)
+                .arg(file)
+                .arg("::/big"));
+        }
+        put(&disk, at, &made);
+        at += size * MIB;
+    }
+    let source = FileDisk::open(&disk).unwrap();
+    let survey = survey(&source).unwrap();
+    assert_eq!(survey.findings, []);
+    let found: Vec<_> = survey
+        .volumes
+        .iter()
+        .map(|v| v.probe.as_ref().unwrap().kind)
+        .collect();
+    assert_eq!(found, parts.map(|part| part.0));
+    let copy = scratch.path("copy");
+    copy_used(&source, &survey, &copy);
+    for (volume, (kind, size, _, check)) in survey.volumes.iter().zip(&parts) {
+        assert!(volume.free_known, "{kind}");
+        assert!(
+            volume.used_bytes < size * MIB / 2,
+            "{kind}: {}",
+            volume.used_bytes
+        );
+        let part = cut_out(&scratch, &copy, volume.range.clone());
+        run(Command::new(check[0]).args(&check[1..]).arg(&part));
+        if *kind == FsKind::Fat32 {
+            let out = scratch.path("big");
+            run(Command::new("mcopy")
+                .arg("-n")
+                .arg("-i")
+                .arg(&part)
+                .arg("::/big")
+                .arg(&out));
+            let big = std::fs::read(scratch.tree().join("var/big")).unwrap();
+            assert!(std::fs::read(&out).unwrap() == big);
+        }
+    }
+}
+
 #[test]
 fn a_gpt_disk_keeps_both_copies_of_its_table() {
     let test = "a_gpt_disk_keeps_both_copies_of_its_table";
