@@ -22,7 +22,7 @@ use block_io::{BlockErrorKind, BlockRead, ExtentKind};
 pub use tally::{Report, Verdict};
 
 pub(crate) use recount::{Mark, Recount};
-pub(crate) use space::Space;
+pub(crate) use space::{Space, unclaimed};
 pub(crate) use tally::Tally;
 pub(crate) use walk::walk_entries;
 

@@ -1,5 +1,8 @@
 //! Which bytes of a file belong to what: finds what overlaps and what belongs to nothing.
 
+use super::Tally;
+use crate::finding::{Finding, Rule};
+
 /// A claim on bytes of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Claim {
@@ -68,6 +71,40 @@ impl Space {
         }
         end
     }
+
+    /// Settle, tell every overlap against `rule`, and hand every gap to `gap`. Gives where the last claim
+    /// ends.
+    pub(crate) fn tell(
+        self,
+        least: u64,
+        file_end: u64,
+        rule: &'static Rule,
+        tally: &mut Tally,
+        mut gap: impl FnMut(u64, u64, &mut Tally),
+    ) -> u64 {
+        let (mut overlaps, mut gaps) = (Vec::new(), Vec::new());
+        let end = self.settle(
+            least,
+            file_end,
+            |before, claim| overlaps.push((before, claim)),
+            |from, to| gaps.push((from, to)),
+        );
+        for (before, claim) in overlaps {
+            let found = format!("{} at {}, inside {}", claim.by, claim.start, before.by);
+            let expected = "bytes of its own";
+            tally.corrupt(Finding::error(rule, claim.from, expected, found));
+        }
+        for (from, to) in gaps {
+            gap(from, to, tally);
+        }
+        end
+    }
+}
+
+/// That nothing refers to the bytes from `from` to `to`, where `expected` could lie.
+pub(crate) fn unclaimed(rule: &'static Rule, from: u64, to: u64, expected: &str) -> Finding {
+    let found = format!("{} bytes that nothing refers to", to - from);
+    Finding::error(rule, from, expected, found)
 }
 
 #[cfg(test)]

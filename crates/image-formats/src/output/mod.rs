@@ -206,6 +206,20 @@ pub trait ImageWriter: Send {
     fn finish(&mut self, files: &[PartFile], barrier: &Barrier) -> Result<(), OutputError>;
 }
 
+/// Place as `writer` does, into the second file of the output: the first is a descriptor.
+pub(crate) fn place_behind_descriptor(
+    writer: &mut dyn ImageWriter,
+    chunk: &EncodedChunk<'_>,
+    placements: &mut Vec<Placement>,
+) -> Result<(), OutputError> {
+    let first = placements.len();
+    writer.place(chunk, placements)?;
+    for placement in placements.iter_mut().skip(first) {
+        placement.file = 1;
+    }
+    Ok(())
+}
+
 /// The point in [`ImageWriter::finish`] before which everything but the header must be on the medium.
 #[derive(Debug)]
 pub struct Barrier {

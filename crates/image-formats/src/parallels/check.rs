@@ -9,9 +9,9 @@ use super::expanding::{check_header, read_header};
 use super::format::{HEADER_LEN, Header, SECTOR};
 use super::rules;
 use crate::bytes::le32;
-use crate::check::{Space, Tally, note, walk_entries, warning};
+use crate::check::{Space, Tally, note, unclaimed, walk_entries, warning};
 use crate::error::ParseError;
-use crate::finding::Finding;
+use crate::finding::{Finding, Severity};
 use crate::gate::OpenGate;
 use crate::image::ImageFile;
 
@@ -118,30 +118,19 @@ fn check_expanding(disk: &dyn BlockRead, tally: &mut Tally) -> Result<(), ParseE
 }
 
 fn settle(space: Space, cluster: u64, file_end: u64, extended: bool, tally: &mut Tally) {
-    let mut overlaps = Vec::new();
-    let mut gaps = Vec::new();
-    let end = space.settle(
+    let end = space.tell(
         cluster,
         file_end,
-        |before, claim| overlaps.push((before, claim)),
-        |from, to| gaps.push((from, to)),
+        rules::SHARED,
+        tally,
+        |from, to, tally| {
+            let finding = unclaimed(rules::LEAK, from, to, "a cluster");
+            match extended {
+                // They may belong to the extension, a dirty bitmap for example, which is not looked at.
+                true => tally.tell(finding.with(Severity::Note)),
+                false => tally.leak((to - from) / cluster, finding),
+            }
+        },
     );
-    for (before, claim) in overlaps {
-        let found = format!(
-            "{} at {} too, named at {}",
-            before.by, before.start, before.from
-        );
-        let expected = format!("bytes of {} alone from {} on", claim.by, claim.start);
-        tally.corrupt(Finding::error(rules::SHARED, claim.from, expected, found));
-    }
-    for (from, to) in gaps {
-        let found = format!("{} bytes that no entry names", to - from);
-        let finding = Finding::error(rules::LEAK, from, "a cluster in use", found);
-        match extended {
-            // They may belong to the extension, a dirty bitmap for example, which is not looked at.
-            true => tally.tell(finding.with(crate::finding::Severity::Note)),
-            false => tally.leak((to - from) / cluster, finding),
-        }
-    }
     tally.end = Some(end);
 }

@@ -8,7 +8,7 @@ use super::format::{CLOSED, CLUSTER, HEADER_LEN, Header, SECTOR, VERSION};
 use crate::codec::Codec;
 use crate::output::{
     Barrier, BlockTable, EncodedChunk, ImageWriter, OutputError, PartFile, Placement, RawOptions,
-    place_in_blocks,
+    place_behind_descriptor, place_in_blocks,
 };
 use crate::raw::RawWriter;
 
@@ -153,12 +153,7 @@ impl ImageWriter for BundleWriter {
         chunk: &EncodedChunk<'_>,
         placements: &mut Vec<Placement>,
     ) -> Result<(), OutputError> {
-        let first = placements.len();
-        self.image.place(chunk, placements)?;
-        for placement in placements.iter_mut().skip(first) {
-            placement.file = 1;
-        }
-        Ok(())
+        place_behind_descriptor(&mut *self.image, chunk, placements)
     }
 
     fn finish(&mut self, files: &[PartFile], barrier: &Barrier) -> Result<(), OutputError> {

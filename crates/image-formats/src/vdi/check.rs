@@ -6,7 +6,7 @@ use super::format::{DIFFERENCING, FIXED, FREE, HEADER_LEN, Header, SECTOR, ZERO}
 use super::reader::{check_header, read_header};
 use super::rules;
 use crate::bytes::le32;
-use crate::check::{Space, Tally, first_set, note, walk_entries, warning};
+use crate::check::{Space, Tally, first_set, note, unclaimed, walk_entries, warning};
 use crate::error::ParseError;
 use crate::finding::Finding;
 use crate::image::ImageFile;
@@ -24,27 +24,16 @@ pub(crate) fn check(file: &ImageFile, tally: &mut Tally) -> Result<(), ParseErro
     space.claim(header.table, head, "the table", 340);
     walk_table(&header, disk, &mut space, tally)?;
     let stride = header.block + header.block_extra;
-    let mut overlaps = Vec::new();
-    let mut gaps = Vec::new();
-    let end = space.settle(
+    let end = space.tell(
         stride,
         disk.size(),
-        |before, claim| overlaps.push((before, claim)),
-        |from, to| gaps.push((from, to)),
+        rules::SHARED,
+        tally,
+        |from, to, tally| {
+            let finding = unclaimed(rules::LEAK, from, to, "a block");
+            tally.leak((to - from) / stride, finding);
+        },
     );
-    for (before, claim) in overlaps {
-        let found = format!(
-            "{} at {} too, named at {}",
-            before.by, before.start, before.from
-        );
-        let expected = format!("bytes of {} alone from {} on", claim.by, claim.start);
-        tally.corrupt(Finding::error(rules::SHARED, claim.from, expected, found));
-    }
-    for (from, to) in gaps {
-        let found = format!("{} bytes that no block names", to - from);
-        let finding = Finding::error(rules::LEAK, from, "a block in use", found);
-        tally.leak((to - from) / stride, finding);
-    }
     if disk.size() > end && disk.size() - end < stride {
         let found = format!("{} bytes behind it", disk.size() - end);
         tally.tell(note(rules::LENGTH, end, "the file's end", found));

@@ -8,7 +8,7 @@ use super::format::{
 };
 use super::rules;
 use crate::bytes::{be32, be64};
-use crate::check::{Space, Tally, first_set, note, warning};
+use crate::check::{Space, Tally, first_set, note, unclaimed, warning};
 use crate::error::ParseError;
 use crate::finding::Finding;
 use crate::image::ImageFile;
@@ -314,23 +314,16 @@ fn check_bitmap(
 
 fn settle(space: Space, layout: &Layout, tally: &mut Tally) {
     let unit = layout.block + layout.bitmap;
-    let (mut overlaps, mut gaps) = (Vec::new(), Vec::new());
-    let end = space.settle(
+    let end = space.tell(
         unit,
         layout.place,
-        |before, claim| overlaps.push((before, claim)),
-        |from, to| gaps.push((from, to)),
+        rules::OVERLAP,
+        tally,
+        |from, to, tally| {
+            let finding = unclaimed(rules::LEAK, from, to, "a block");
+            tally.leak((to - from) / unit, finding);
+        },
     );
-    for (before, claim) in overlaps {
-        let found = format!("{} at {}, inside {}", claim.by, claim.start, before.by);
-        let expected = "bytes of its own";
-        tally.corrupt(Finding::error(rules::OVERLAP, claim.from, expected, found));
-    }
-    for (from, to) in gaps {
-        let found = format!("{} bytes that nothing refers to", to - from);
-        let finding = Finding::error(rules::LEAK, from, "a block", found);
-        tally.leak((to - from) / unit, finding);
-    }
     tally.end = Some(end);
 }
 

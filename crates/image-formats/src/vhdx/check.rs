@@ -13,7 +13,7 @@ use super::format::{
 use super::metadata::{Metadata, read_metadata};
 use super::rules;
 use crate::bytes::{le16, le32, le64};
-use crate::check::{Space, Tally, first_set, note, warning};
+use crate::check::{Space, Tally, first_set, note, unclaimed, warning};
 use crate::error::ParseError;
 use crate::finding::Finding;
 use crate::image::ImageFile;
@@ -407,28 +407,15 @@ impl Bat<'_> {
 }
 
 fn settle(read: &Metadata, space: Space, tally: &mut Tally) {
-    let (mut overlaps, mut gaps) = (Vec::new(), Vec::new());
-    let end = space.settle(
-        MIB,
-        read.file.size(),
-        |before, claim| overlaps.push((before, claim)),
-        |from, to| gaps.push((from, to)),
-    );
-    for (before, claim) in overlaps {
-        let found = format!("{} at {}, inside {}", claim.by, claim.start, before.by);
-        let expected = "bytes of its own";
-        tally.corrupt(Finding::error(rules::OVERLAP, claim.from, expected, found));
-    }
-    for (from, to) in gaps {
-        let found = format!("{} bytes that nothing refers to", to - from);
-        let finding = Finding::error(rules::LEAK, from, "a block", found);
-        let blocks = (to - from) / read.block_size;
+    let end = read.file.size();
+    let end = space.tell(MIB, end, rules::OVERLAP, tally, |from, to, tally| {
+        let finding = unclaimed(rules::LEAK, from, to, "a block");
         // Less than a block is room that programs leave between structures.
-        match blocks {
+        match (to - from) / read.block_size {
             0 => tally.tell(note(rules::LEAK, from, "a block", finding.found)),
             blocks => tally.leak(blocks, finding),
         }
-    }
+    });
     let size = read.file.size();
     if !size.is_multiple_of(MIB) {
         tally.tell(note(rules::FILE_SIZE, size, "whole MiB", size.to_string()));

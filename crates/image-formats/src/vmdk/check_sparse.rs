@@ -11,7 +11,7 @@ use super::format::{
 };
 use super::rules;
 use crate::bytes::{le16, le32, le64};
-use crate::check::{Space, Tally, first_set, note, warning};
+use crate::check::{Space, Tally, first_set, note, unclaimed, warning};
 use crate::error::ParseError;
 use crate::finding::Finding;
 use crate::inflate::unzlib;
@@ -521,28 +521,16 @@ impl Walk<'_> {
         let (grain, packed) = (self.grain, self.flags & FLAG_COMPRESSED != 0);
         // A compressed grain may be as short as a sector.
         let least = if packed { SECTOR } else { grain };
-        let (mut overlaps, mut gaps) = (Vec::new(), Vec::new());
-        let end = self.space.settle(
-            least,
-            self.stream_end.unwrap_or(self.disk.size()),
-            |before, claim| overlaps.push((before, claim)),
-            |from, to| gaps.push((from, to)),
-        );
-        for (before, claim) in overlaps {
-            let found = format!("{} at {}, inside {}", claim.by, claim.start, before.by);
-            let expected = "bytes of its own";
-            tally.corrupt(Finding::error(rules::OVERLAP, claim.from, expected, found));
-        }
-        for (from, to) in gaps {
+        let end = self.stream_end.unwrap_or(self.disk.size());
+        let rule = rules::OVERLAP;
+        let end = self.space.tell(least, end, rule, tally, |from, to, tally| {
             // Room between the structures before the first grain is padding.
             let from = from.max(overhead);
-            if to < from.saturating_add(least) {
-                continue;
+            if to >= from.saturating_add(least) {
+                let units = if packed { 1 } else { (to - from) / grain };
+                tally.leak(units, unclaimed(rules::LEAK, from, to, "a grain"));
             }
-            let found = format!("{} bytes that nothing refers to", to - from);
-            let units = if packed { 1 } else { (to - from) / grain };
-            tally.leak(units, Finding::error(rules::LEAK, from, "a grain", found));
-        }
+        });
         tally.end = Some(end.max(tally.end.unwrap_or(0)));
     }
 }

@@ -12,7 +12,7 @@ use super::sparse::{SparseLayout, TABLE_SECTORS, Tables, place_grains};
 use crate::codec::Codec;
 use crate::output::{
     Barrier, EncodedChunk, ImageWriter, OutputError, PartFile, PlacedBytes, Placement, RawOptions,
-    Stored,
+    Stored, place_behind_descriptor,
 };
 use crate::raw::RawWriter;
 
@@ -362,12 +362,7 @@ impl ImageWriter for FlatWriter {
         chunk: &EncodedChunk<'_>,
         placements: &mut Vec<Placement>,
     ) -> Result<(), OutputError> {
-        let first = placements.len();
-        self.flat.place(chunk, placements)?;
-        for placement in placements.iter_mut().skip(first) {
-            placement.file = 1;
-        }
-        Ok(())
+        place_behind_descriptor(&mut self.flat, chunk, placements)
     }
 
     fn finish(&mut self, files: &[PartFile], barrier: &Barrier) -> Result<(), OutputError> {
