@@ -2,15 +2,30 @@
 
 use block_io::{MemoryDisk, Overlay};
 use filesystems::ext::{ExtTree, Recovery};
+use filesystems::fat::FatTree;
 use filesystems::path::GuestPath;
 use filesystems::probe::FsKind;
 use filesystems::tree::{Attributes, FileKind, FileTree};
 use filesystems::used::used_ranges;
+use filesystems::xfs::XfsTree;
 
 /// Directory entries followed, at most.
 const MOST_ENTRIES: usize = 2000;
 
-/// Feed `data` to all that reads and writes ext2, ext3 and ext4.
+/// The kinds whose used blocks are understood.
+const KINDS: [FsKind; 9] = [
+    FsKind::Ext4,
+    FsKind::Fat12,
+    FsKind::Fat16,
+    FsKind::Fat32,
+    FsKind::Xfs,
+    FsKind::Ntfs,
+    FsKind::Btrfs,
+    FsKind::ExFat,
+    FsKind::Swap,
+];
+
+/// Feed `data` to all that reads and writes file systems.
 pub fn feed(data: &[u8]) {
     let disk = || MemoryDisk::from(data.to_vec());
     let _ = filesystems::probe::probe(&disk());
@@ -21,9 +36,22 @@ pub fn feed(data: &[u8]) {
         write_some(&mut tree);
         read_all(&tree);
     }
-    if let Ok(Some(ranges)) = used_ranges(&disk(), FsKind::Ext4) {
-        let most = 1_000_000;
-        assert!(ranges.take(most).count() < most, "used ranges end");
+    if let Ok(tree) = FatTree::open(disk()) {
+        read_all(&tree);
+    }
+    if let Ok(mut tree) = FatTree::open_rw(Overlay::new(disk()), Recovery::Replay) {
+        write_some(&mut tree);
+        read_all(&tree);
+    }
+    if let Ok(tree) = XfsTree::open_ignoring_log(disk()) {
+        read_all(&tree);
+    }
+    let _ = filesystems::ntfs::system_files(&disk());
+    for kind in KINDS {
+        if let Ok(Some(ranges)) = used_ranges(&disk(), kind) {
+            let most = 1_000_000;
+            assert!(ranges.take(most).count() < most, "used ranges end");
+        }
     }
 }
 

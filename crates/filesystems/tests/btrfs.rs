@@ -211,7 +211,7 @@ fn what_fsync_made_durable_is_used_though_no_transaction_was_committed() {
         return;
     };
     make_tree(mount.path(), 20, false);
-    run_ok("sync", &[]);
+    run_ok("btrfs", &["filesystem", "sync", text(mount.path())]);
     let contents = Seeded(8).bytes(2_000_000);
     for k in 0..20 {
         let mut file = std::fs::File::create(mount.path().join(format!("durable-{k}"))).unwrap();

@@ -62,13 +62,6 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         self.mount.take();
-        // The FUSE program writes its last sectors after `umount`.
-        for _ in 0..100 {
-            if !run("fuser", &["-s", &self.device]).status.success() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(50));
-        }
         run("blockdev", &["--flushbufs", &self.device]);
         run("losetup", &["-d", &self.device]);
     }

@@ -240,15 +240,33 @@ impl Mount {
     }
 }
 
+/// Ask for up to ten seconds; whether it became so.
+fn wait_until(is_so: impl Fn() -> bool) -> bool {
+    (0..200).any(|_| {
+        let so = is_so();
+        if !so {
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        so
+    })
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
+        let dir = text(self.dir.path());
+        let found = run("findmnt", &["-n", "-r", "-o", "SOURCE,FSTYPE", dir]).stdout;
+        let found = String::from_utf8_lossy(&found).trim().to_owned();
+        let (source, kind) = found.split_once(' ').unwrap_or_default();
+        run("sync", &["-f", dir]);
         // Another program may look at what is mounted just now.
-        let gone = (0..50).any(|_| {
-            let done = run("umount", &[text(self.dir.path())]).status.success();
-            if !done {
-                std::thread::sleep(std::time::Duration::from_millis(100));
+        let gone = wait_until(|| run("umount", &[dir]).status.success());
+        // The image is whole when nobody has it open any more: a program in a mount namespace of its own
+        // may keep the file system mounted, and a FUSE program writes on after `umount`.
+        wait_until(|| match kind.starts_with("fuse") {
+            true => !run("fuser", &["-s", source]).status.success(),
+            false => {
+                !source.starts_with("/dev/loop") || !run("losetup", &[source]).status.success()
             }
-            done
         });
         assert!(gone || std::thread::panicking(), "umount fails");
     }
