@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use block_io::{BlockError, BlockRead, Extent, ExtentKind, Result, SectorSize, check_range};
+use block_io::{
+    BlockError, BlockErrorKind, BlockRead, Extent, ExtentKind, Result, SectorSize, check_range,
+};
 
 use crate::cache::TableCache;
 use crate::error::corrupt;
@@ -170,7 +172,12 @@ impl TableFile {
 
     /// The `N` bytes at `offset`, which need not be aligned.
     pub(crate) fn entry<const N: usize>(&self, offset: u64) -> Result<[u8; N]> {
-        let past = || BlockError::out_of_bounds(self.file.size(), offset, N as u64);
+        // The file is wrong, not the caller.
+        let past = || {
+            let size = self.file.size();
+            let detail = format!("a table's entry at byte {offset} of a file of {size} bytes");
+            BlockError::new(BlockErrorKind::Corrupt, offset, N as u64).detail(detail)
+        };
         let end = offset.checked_add(N as u64).ok_or_else(past)?;
         if end > self.file.size() {
             return Err(past().on(self.name.clone()));

@@ -22,7 +22,7 @@ use mutate::Dice;
 use support::{arg, make_disk, run, scratch};
 
 /// Formats with a header. A raw image has none: its name is what makes it valid, and it gets that last.
-const FORMATS: [&str; 15] = [
+const FORMATS: [&str; 16] = [
     "qcow2",
     "qcow2:zstd",
     "qcow2:zlib,cluster_size=512",
@@ -30,6 +30,7 @@ const FORMATS: [&str; 15] = [
     "vhdx:fixed",
     "vmdk:monolithicSparse",
     "vmdk:monolithicFlat",
+    "vmdk:twoGbMaxExtentSparse",
     "vmdk:streamOptimized",
     "vhd",
     "vhd:fixed",

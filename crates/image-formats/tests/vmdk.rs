@@ -260,6 +260,15 @@ fn a_sesparse_extent_that_lies_is_refused_by_rule() {
         let error = image.read_at(0, &mut [0; 512]).unwrap_err();
         assert_eq!(error.kind(), block_io::BlockErrorKind::Corrupt, "{at}");
     }
+    // Cut in the directory and in a table.
+    for len in [16 * 512 + 4, 24 * 512 + 4] {
+        std::fs::write(&extent, &good[..len]).unwrap();
+        let read = open(&path, &SameFolder).map(|image| image.read_at(0, &mut [0; 512]));
+        if let Ok(read) = read {
+            let error = read.unwrap_err();
+            assert_eq!(error.kind(), block_io::BlockErrorKind::Corrupt, "{error}");
+        }
+    }
     std::fs::write(&extent, &good[..good.len() - 1]).unwrap();
     let image = open(&path, &SameFolder).unwrap();
     assert!(image.read_at(MIB - 512, &mut [0; 512]).is_err());

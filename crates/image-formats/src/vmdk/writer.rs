@@ -325,7 +325,13 @@ impl ImageWriter for SplitWriter {
             .map(|(extent, name)| (extent.sectors(), name.as_str()))
             .collect();
         let text = new_descriptor("twoGbMaxExtentSparse", "SPARSE", &lines);
-        descriptor.write_at(0, text.as_bytes())
+        // A descriptor cut off between two extents would be that of a smaller disk: its first sector,
+        // without which it is none, comes when all else is on the medium.
+        let first = text.len().min(SECTOR as usize);
+        let (first, rest) = text.as_bytes().split_at(first);
+        descriptor.write_at(SECTOR, rest)?;
+        barrier.reach(files)?;
+        descriptor.write_at(0, first)
     }
 }
 
