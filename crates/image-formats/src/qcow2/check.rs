@@ -18,9 +18,9 @@ use crate::inflate::{undeflate, unzstd};
 
 /// Table bytes that are walked at most, as a multiple of the file's size: tables that many others name
 /// would otherwise cost its square.
-const MAX_WALKED: u64 = 16;
+const MAX_WALKED: u64 = 2;
 /// And this much of a small file.
-const LEAST_WALKED: u64 = 64 << 20;
+const LEAST_WALKED: u64 = 16 << 20;
 /// An L1 table is read in pieces of this size.
 const PIECE: u64 = 64 << 10;
 

@@ -59,6 +59,12 @@ pub(crate) trait Grains: Send + Sync {
     /// Where the grain of byte `offset` of the extent is.
     fn find(&self, offset: u64) -> block_io::Result<Grain>;
 
+    /// Where the grains end that are missing together with the one of byte `offset`, if that is cheaply
+    /// known: a whole table may not be there.
+    fn missing_until(&self, _offset: u64) -> Option<u64> {
+        None
+    }
+
     /// Read from the grain of `offset`, at `place` in the file, not beyond its end.
     fn read_plain(&self, place: u64, buf: &mut [u8], offset: u64) -> block_io::Result<()>;
 
@@ -73,6 +79,16 @@ impl Grains for SparseExtent {
 
     fn find(&self, offset: u64) -> block_io::Result<Grain> {
         SparseExtent::find(self, offset)
+    }
+
+    fn missing_until(&self, offset: u64) -> Option<u64> {
+        let span = self.grain * self.table_entries;
+        let table = offset / span;
+        let missing = self
+            .directory
+            .get(table as usize)
+            .is_none_or(|entry| *entry == 0);
+        missing.then(|| (table + 1).saturating_mul(span))
     }
 
     fn read_plain(&self, place: u64, buf: &mut [u8], offset: u64) -> block_io::Result<()> {

@@ -319,11 +319,16 @@ impl VmdkDisk {
             Grain::Zero => 1,
             Grain::Plain(_) | Grain::Packed(_) => 2,
         };
-        let mut end = (at / grain + 1) * grain;
+        // The end of the missing table, or of the grain, `place` is in.
+        let step = |place: u64| match extent.missing_until(place) {
+            Some(end) => end,
+            None => (place / grain + 1) * grain,
+        };
+        let mut end = step(at);
         let mut looked_at = 0;
         while end < at + most && looked_at < EXTENT_GRAINS {
             match extent.find(end) {
-                Ok(next) if kind(next) == kind(first) => end += grain,
+                Ok(next) if kind(next) == kind(first) => end = step(end),
                 // What cannot be read is met again, and told, when its turn comes.
                 _ => break,
             }

@@ -320,6 +320,8 @@ impl ImageWriter for SplitWriter {
         for (extent, file) in self.extents.iter().zip(parts) {
             file.write_at(0, &extent.header())?;
         }
+        // Tools that look at nothing but the descriptor take the disk for whole when it is there.
+        barrier.reach(files)?;
         let lines = self.extents.iter().zip(&self.names);
         let lines: Vec<(u64, &str)> = lines
             .map(|(extent, name)| (extent.sectors(), name.as_str()))
