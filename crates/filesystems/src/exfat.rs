@@ -111,18 +111,23 @@ fn open(disk: &dyn BlockRead) -> Result<(Volume<'_>, Vec<u64>), Fault> {
     Ok((volume, bitmap))
 }
 
+/// The sum of the first eleven sectors of a boot region, without what changes while mounted.
+pub(crate) fn region_sum(sectors: &[u8]) -> u32 {
+    let bytes = sectors
+        .iter()
+        .enumerate()
+        .filter(|(at, _)| !matches!(at, 106 | 107 | 112));
+    bytes.fold(0_u32, |sum, (_, byte)| {
+        sum.rotate_right(1).wrapping_add(u32::from(*byte))
+    })
+}
+
 /// 3.4: the sum of the first eleven sectors, without what changes while mounted, fills the twelfth.
 fn check_boot_region(disk: &dyn BlockRead, sector: usize) -> Result<(), Fault> {
     let mut region = vec![0; sector * 12];
     disk.read_at(0, &mut region)?;
     let (summed, sums) = region.split_at(sector * 11);
-    let bytes = summed
-        .iter()
-        .enumerate()
-        .filter(|(at, _)| !matches!(at, 106 | 107 | 112));
-    let expected = bytes.fold(0_u32, |sum, (_, byte)| {
-        sum.rotate_right(1).wrapping_add(u32::from(*byte))
-    });
+    let expected = region_sum(summed);
     match sums
         .chunks_exact(4)
         .find(|found| le32(found, 0) != expected)

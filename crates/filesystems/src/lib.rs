@@ -13,6 +13,7 @@
 
 pub mod ext;
 pub mod fat;
+pub mod hidden_sectors;
 pub mod memory;
 pub mod mounts;
 pub mod ntfs;
