@@ -152,13 +152,18 @@ fn assert_whole(report: &Value, guest: &Guest) {
     assert_eq!(report["data"], true, "{report}");
 }
 
-/// The one file of `directory` with this ending.
-fn only_file(directory: &Path, ending: &str) -> PathBuf {
-    let mut found: Vec<PathBuf> = std::fs::read_dir(directory)
+/// The files of `directory` with this ending.
+fn files_of(directory: &Path, ending: &str) -> Vec<PathBuf> {
+    std::fs::read_dir(directory)
         .unwrap()
         .map(|entry| entry.unwrap().path())
         .filter(|path| path.to_str().is_some_and(|name| name.ends_with(ending)))
-        .collect();
+        .collect()
+}
+
+/// The one file of `directory` with this ending.
+fn only_file(directory: &Path, ending: &str) -> PathBuf {
+    let mut found = files_of(directory, ending);
     assert_eq!(found.len(), 1, "{ending}: {found:?}");
     found.remove(0)
 }
@@ -217,15 +222,16 @@ fn two_servers_become_machines_that_start_on_virtio() {
             "{}",
             String::from_utf8_lossy(&valid.stderr)
         );
+        let on_virtio = "virtio-blk-pci,drive=disk";
         assert_whole(
-            &start(guest, &image, "virtio-blk-pci,drive=disk", scratch.path()),
+            &start(guest, &image, "qcow2", on_virtio, scratch.path()),
             guest,
         );
     }
     // The other virtio controller needs other modules; and the program's own judge agrees.
     let image = only_file(&scratch.path().join(WEB.host), ".qcow2");
     let scsi = "scsi-hd,drive=disk,bus=scsi0.0";
-    assert_whole(&start(&WEB, &image, scsi, scratch.path()), &WEB);
+    assert_whole(&start(&WEB, &image, "qcow2", scsi, scratch.path()), &WEB);
     let before = digest(&image);
     let said = p2v(
         &["boot", "--marker", MARKER],
@@ -235,10 +241,121 @@ fn two_servers_become_machines_that_start_on_virtio() {
     assert_eq!(digest(&image), before);
 }
 
+/// What the guest is converted to and starts from: as `--to` takes it, and QEMU's name. Formats that share the end
+/// of their file names stand in different columns: each column is one pass.
+const FORMATS: [&[(&str, &str)]; 3] = [
+    &[
+        ("raw", "raw"),
+        ("qcow2:zstd", "qcow2"),
+        ("vhdx", "vhdx"),
+        ("vmdk:streamOptimized", "vmdk"),
+        ("vhd", "vpc"),
+        ("vdi", "vdi"),
+        ("parallels", "parallels"),
+    ],
+    &[
+        ("qcow2:zlib", "qcow2"),
+        ("vhdx:fixed", "vhdx"),
+        ("vmdk:monolithicSparse", "vmdk"),
+        ("vhd:fixed", "vpc"),
+        ("vdi:fixed", "vdi"),
+    ],
+    &[("vmdk:monolithicFlat", "vmdk")],
+];
+
+/// Which of the formats this run starts the guest from. A start takes a minute where there is no KVM, so it is one a
+/// day: that of the number of days since 1970, modulo how many there are. `P2V_FORMAT=vhdx` names it, and with
+/// `P2V_LONG=1` it is all of them.
+fn formats_of_this_run() -> Vec<&'static str> {
+    let all: Vec<&str> = FORMATS.concat().iter().map(|(format, _)| *format).collect();
+    if let Ok(named) = std::env::var("P2V_FORMAT") {
+        let found: Vec<&str> = all.iter().copied().filter(|f| *f == named).collect();
+        assert!(!found.is_empty(), "P2V_FORMAT={named} is none of {all:?}");
+        return found;
+    }
+    if std::env::var_os("P2V_LONG").is_some_and(|value| value == "1") {
+        return all;
+    }
+    let days = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap()
+        .as_secs()
+        / 86_400;
+    vec![all[days as usize % all.len()]]
+}
+
+#[test]
+fn the_server_starts_from_every_image_format() {
+    let name = "the_server_starts_from_every_image_format";
+    if !has_tools(name, GUEST_TOOLS) || !has_tools(name, &["qemu-system-x86_64", "qemu-img"]) {
+        return;
+    }
+    let scratch = tempfile::tempdir_in("/var/tmp").unwrap();
+    let converter = Converter::start(scratch.path().join("store"));
+    converter.push(&WEB, scratch.path());
+    let store = converter.store.to_str().unwrap().to_owned();
+    let wanted = formats_of_this_run();
+    for (index, column) in FORMATS.iter().enumerate() {
+        if !column.iter().any(|(format, _)| wanted.contains(format)) {
+            continue;
+        }
+        let out = scratch.path().join(index.to_string());
+        let mut arguments = vec!["convert", WEB.host, "--store", &store];
+        for (format, _) in *column {
+            arguments.extend(["--to", format]);
+        }
+        arguments.push("--out");
+        p2v(&arguments, &[&out]);
+        for (format, driver) in *column {
+            // Parallels' own name for an image of its bundles is `.hds`.
+            let ending = match *driver {
+                "vpc" => ".vhd",
+                "parallels" => ".hds",
+                driver => &format!(".{driver}"),
+            };
+            let flat = |path: &Path| path.to_string_lossy().ends_with("-flat.vmdk");
+            let image = files_of(&out, ending).into_iter().find(|path| !flat(path));
+            let image = image.unwrap_or_else(|| panic!("{format}: no image"));
+            assert_readable(&image, driver);
+            if wanted.contains(format) {
+                println!("starting from {format}");
+                let on_virtio = "virtio-blk-pci,drive=disk";
+                assert_whole(
+                    &start(&WEB, &image, driver, on_virtio, scratch.path()),
+                    &WEB,
+                );
+                // The program's own judge takes the image, its format told by its bytes: as far as the guest's kernel,
+                // which is where the format has done its part.
+                let loads = ["boot", "--pass-on", "Loading (Linux|initial ramdisk)"];
+                let said = p2v(&loads, &[&image]);
+                assert!(said.contains("pass after"), "{format}: {said}");
+            }
+        }
+        std::fs::remove_dir_all(out).unwrap();
+    }
+}
+
+/// Whether QEMU opens the image as what it is, and finds nothing wrong where it has a check.
+fn assert_readable(image: &Path, driver: &str) {
+    let verb = match driver {
+        "raw" | "vpc" => "info",
+        _ => "check",
+    };
+    let out = Command::new("qemu-img")
+        .args([verb, "-f", driver])
+        .arg(image)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    // 63: this kind of image has no check (a flat VMDK).
+    let fine = out.status.success() || out.status.code() == Some(63);
+    assert!(fine, "{}: {said}", image.display());
+}
+
 /// Start a converted image in QEMU without `p2v boot`, with the network card the source had, on a virtio one's place.
-fn start(guest: &Guest, image: &Path, disk: &str, scratch: &Path) -> Value {
+fn start(guest: &Guest, image: &Path, format: &str, disk: &str, scratch: &Path) -> Value {
     let drive = format!(
-        "if=none,id=disk,format=qcow2,snapshot=on,file={}",
+        "if=none,id=disk,format={format},snapshot=on,file={}",
         image.display()
     );
     let card = format!("virtio-net-pci,netdev=net0,mac={}", guest.mac);
