@@ -24,8 +24,12 @@ use crate::output::{
     EncodedChunk, ImageWriter, OutputError, PartFile, PlacedBytes, Placement, Sink, Stored,
 };
 
-/// The window a worker carries at once: 2 MiB, the largest unit of any format here.
+/// The most a worker carries at once: 2 MiB, the largest unit of any format here.
 pub const WINDOW: u64 = 2 << 20;
+
+/// What a worker carries where no output has larger units: what was read or inflated is still in the
+/// core's own cache when it is compressed and written.
+const USUAL_WINDOW: u64 = 512 << 10;
 
 /// Workers beyond the cores: so many windows are done ahead of a slow one before a core has nothing to do.
 const RUN_AHEAD: usize = 4;
@@ -138,6 +142,7 @@ struct Window {
 
 /// Which window comes next.
 struct Plan<'a> {
+    window: u64,
     extents: Extents<'a, dyn BlockRead + 'a>,
     pending: Option<Extent>,
     next_ticket: u64,
@@ -159,10 +164,10 @@ impl Plan<'_> {
             }
             let window = window.get_or_insert_with(|| Window {
                 ticket: self.next_ticket,
-                start: extent.start / WINDOW * WINDOW,
+                start: extent.start / self.window * self.window,
                 data: Vec::new(),
             });
-            let end = window.start.saturating_add(WINDOW);
+            let end = window.start.saturating_add(self.window);
             if extent.start >= end {
                 self.pending = Some(extent);
                 break;
@@ -251,6 +256,7 @@ struct SharedSink<'a> {
 struct Pass<'a> {
     source: &'a dyn BlockRead,
     sinks: Vec<SharedSink<'a>>,
+    window: u64,
     plan: Mutex<Plan<'a>>,
     turn: Turn,
     progress: &'a dyn Progress,
@@ -265,7 +271,7 @@ impl<'a> Pass<'a> {
         progress: &'a dyn Progress,
         total: u64,
     ) -> Self {
-        let sinks = sinks
+        let sinks: Vec<_> = sinks
             .iter_mut()
             .map(|sink| SharedSink {
                 unit: sink.writer.unit(),
@@ -273,10 +279,14 @@ impl<'a> Pass<'a> {
                 files: &sink.files,
             })
             .collect();
+        let units = sinks.iter().map(|sink| sink.unit);
+        let window = units.fold(USUAL_WINDOW, u64::max);
         Self {
             source,
             sinks,
+            window,
             plan: Mutex::new(Plan {
+                window,
                 extents: block_io::extents(source, 0..source.size()),
                 pending: None,
                 next_ticket: 0,
@@ -314,12 +324,12 @@ impl<'a> Pass<'a> {
             writer.codec() != Codec::Plain
         };
         let packers = self.sinks.iter().filter(packing).count() as u64;
-        let each = WINDOW + packers * (WINDOW + COMPRESSOR);
+        let each = self.window + packers * (self.window + COMPRESSOR);
         (cores + RUN_AHEAD).min((MEMORY / each).max(1) as usize)
     }
 
     fn carry_windows(&self) -> Result<(), CopyError> {
-        let mut carrier = Carrier::new(&self.sinks)?;
+        let mut carrier = Carrier::new(&self.sinks, self.window)?;
         while !self.turn.is_stopped() {
             let window = {
                 let mut plan = self.plan.lock().unwrap_or_else(PoisonError::into_inner);
@@ -380,7 +390,7 @@ struct Load {
 }
 
 impl Carrier {
-    fn new(sinks: &[SharedSink<'_>]) -> Result<Self, CopyError> {
+    fn new(sinks: &[SharedSink<'_>], window: u64) -> Result<Self, CopyError> {
         let loads = sinks.iter().map(|sink| {
             let writer = sink.writer.lock().unwrap_or_else(PoisonError::into_inner);
             let encoder = Encoder::new(writer.codec(), sink.unit).map_err(CopyError::Compress)?;
@@ -392,7 +402,7 @@ impl Carrier {
             })
         });
         Ok(Self {
-            plain: vec![0; WINDOW as usize],
+            plain: vec![0; window as usize],
             loads: loads.collect::<Result<_, CopyError>>()?,
         })
     }

@@ -98,7 +98,8 @@ fn the_pass_runs_ahead_of_a_slow_window_as_far_as_its_queue_and_no_further() {
         let options = CopyOptions {
             workers: NonZero::new(workers),
         };
-        let sinks = vec![sink(&path, "qcow2:zstd", source.size())];
+        // Clusters of 2 MiB: a window is no smaller than a unit.
+        let sinks = vec![sink(&path, "qcow2:zstd,cluster_size=2M", source.size())];
         copy(&source, sinks, &(), &options).unwrap();
         let seen = source.seen.into_inner().unwrap();
         assert_eq!(seen.at_release, Some(bound), "{workers}: {:?}", seen.begun);
@@ -121,7 +122,8 @@ fn every_core_has_work_while_one_window_is_slow() {
     let cores = std::thread::available_parallelism().unwrap().get();
     // With the usual number of workers: the slow one, one for each core, and some that have run ahead.
     let source = SlowWindow::new(2 * cores as u64 + 16, 0, cores + 4);
-    let sinks = vec![sink(&dir.path().join("image"), "raw", source.size())];
+    let format = "qcow2:cluster_size=2M";
+    let sinks = vec![sink(&dir.path().join("image"), format, source.size())];
     copy(&source, sinks, &(), &CopyOptions::default()).unwrap();
     let seen = source.seen.into_inner().unwrap();
     assert_eq!(seen.at_release, Some(cores + 4), "{:?}", seen.begun);
