@@ -683,3 +683,33 @@ fn fixtures_break_no_rule_that_makes_data_wrong() {
         }
     }
 }
+
+/// QEMU stops at the first broken grain: what it counts, this check counts too, and the other way round.
+#[test]
+fn damaged_vmdk_is_corrupt_for_qemu_too() {
+    let test = "damaged_vmdk_is_corrupt_for_qemu_too";
+    let dir = scratch();
+    let source = sample(&dir.path().join("source.raw"));
+    let path = write_image(&source, "vmdk", &dir.path().join("image"));
+    let sound = std::fs::read(&path).unwrap();
+    let le32 = |at: usize| u32::from_le_bytes(sound[at..at + 4].try_into().unwrap()) as usize;
+    let table = le32(le32(56) * 512) * 512;
+    for (what, sector, corrupt) in [
+        ("nothing", le32(table) as u32, false),
+        ("a grain behind the end", 0x00ff_ffff, true),
+        ("a grain far behind the end", 0x7fff_ffff, true),
+        ("a grain dropped", 0, false),
+    ] {
+        let mut bytes = sound.clone();
+        bytes[table..table + 4].copy_from_slice(&sector.to_le_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let report = check(&path, None, &SameFolder).unwrap();
+        let args = ["check", "-f", "vmdk", arg(&path)];
+        let Some((clean, text)) = run(test, "qemu-img", &args) else {
+            return;
+        };
+        let broken = report.corruptions > 0;
+        assert_eq!(broken, corrupt, "{what}: {:#?}", report.findings);
+        assert_eq!(clean, !corrupt, "{what}: {text}");
+    }
+}
