@@ -19,11 +19,7 @@ const PAGES: u64 = 400;
 fn has_gnu_time(test: &str) -> bool {
     let here = Path::new("/usr/bin/time").exists();
     if !here {
-        println!("SKIPPED {test}: needs /usr/bin/time (Debian package time)");
-        assert!(
-            std::env::var_os("P2V_REQUIRE_TOOLS").is_none(),
-            "{test} needs /usr/bin/time"
-        );
+        test_oracles::skip(test, "/usr/bin/time (Debian package time)");
     }
     here
 }
@@ -124,18 +120,16 @@ fn a_sparse_disk_of_64_tib_is_read_and_written_in_little_memory() {
     // No file system here holds such a raw file: an empty qcow2 is the way in.
     let size = 64 * TIB;
     let source = dir.path().join("source.qcow2");
+    let test = "a_sparse_disk_of_64_tib_is_read_and_written_in_little_memory";
+    if !test_oracles::has_tools(test, &["qemu-img", "qemu-io"]) {
+        return;
+    }
     let made = Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2"])
         .arg(&source)
         .arg(size.to_string())
         .status();
-    if !made.is_ok_and(|status| status.success()) {
-        println!(
-            "SKIPPED a_sparse_disk_of_64_tib_is_read_and_written_in_little_memory: needs qemu-img"
-        );
-        assert!(std::env::var_os("P2V_REQUIRE_TOOLS").is_none());
-        return;
-    }
+    assert!(made.unwrap().success());
     let mut io = Command::new("qemu-io");
     io.args(["-f", "qcow2"]);
     for page in 0..PAGES / 4 {

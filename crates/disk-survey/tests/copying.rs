@@ -10,24 +10,11 @@ use block_io::{BlockRead, BlockWrite, ExtentKind, FileDisk, FileDiskMut, MemoryD
 use disk_layout::{Severity, TableKind};
 use disk_survey::{About, Survey, survey};
 use filesystems::probe::FsKind;
+use test_oracles::has_tools;
 
 const MIB: u64 = 1 << 20;
 /// What free space is full of before anything is made on a disk.
 const LITTER: u8 = 0xA5;
-
-fn has(test: &str, tools: &[&str]) -> bool {
-    for tool in tools {
-        if Command::new(tool).arg("-V").output().is_err() {
-            assert!(
-                std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|v| v != "1"),
-                "{test} needs {tool}"
-            );
-            eprintln!("SKIPPED {test}: needs {tool}");
-            return false;
-        }
-    }
-    true
-}
 
 fn run(command: &mut Command) -> String {
     let output = command.output().unwrap();
@@ -165,7 +152,7 @@ fn used_by_dumpe2fs(path: &Path) -> u64 {
 #[test]
 fn a_server_disk_copied_by_its_used_bytes_loses_nothing() {
     let test = "a_server_disk_copied_by_its_used_bytes_loses_nothing";
-    if !has(
+    if !has_tools(
         test,
         &["sfdisk", "mke2fs", "e2fsck", "debugfs", "mkswap", "blkid"],
     ) {
@@ -282,7 +269,7 @@ fn each_file_system_of_a_mixed_disk_passes_its_own_check_after_the_copy() {
         (FsKind::ExFat, 40, &["mkfs.exfat"], &["fsck.exfat", "-n"]),
     ];
     let tools = parts.iter().flat_map(|part| [part.2[0], part.3[0]]);
-    if !has(test, &tools.chain(["sfdisk", "mcopy"]).collect::<Vec<_>>()) {
+    if !has_tools(test, &tools.chain(["sfdisk", "mcopy"]).collect::<Vec<_>>()) {
         return;
     }
     let scratch = Scratch::new();
@@ -343,7 +330,7 @@ fn each_file_system_of_a_mixed_disk_passes_its_own_check_after_the_copy() {
 #[test]
 fn a_gpt_disk_keeps_both_copies_of_its_table() {
     let test = "a_gpt_disk_keeps_both_copies_of_its_table";
-    if !has(test, &["sfdisk", "sgdisk", "mke2fs", "e2fsck", "debugfs"]) {
+    if !has_tools(test, &["sfdisk", "sgdisk", "mke2fs", "e2fsck", "debugfs"]) {
         return;
     }
     let scratch = Scratch::new();
@@ -368,7 +355,7 @@ fn a_gpt_disk_keeps_both_copies_of_its_table() {
 #[test]
 fn a_file_system_on_the_whole_disk() {
     let test = "a_file_system_on_the_whole_disk";
-    if !has(test, &["mke2fs", "e2fsck", "debugfs"]) {
+    if !has_tools(test, &["mke2fs", "e2fsck", "debugfs"]) {
         return;
     }
     for boot_code in [false, true] {
@@ -415,7 +402,7 @@ fn a_blank_disk_and_one_of_unknown_content_are_used_whole() {
 #[test]
 fn doubt_about_the_table_makes_every_byte_used() {
     let test = "doubt_about_the_table_makes_every_byte_used";
-    if !has(test, &["sfdisk", "mke2fs"]) {
+    if !has_tools(test, &["sfdisk", "mke2fs"]) {
         return;
     }
     let scratch = Scratch::new();
@@ -486,7 +473,7 @@ fn doubt_about_the_table_makes_every_byte_used() {
 #[test]
 fn an_old_superblock_inside_something_else_is_not_believed() {
     let test = "an_old_superblock_inside_something_else_is_not_believed";
-    if !has(test, &["sfdisk", "mke2fs"]) {
+    if !has_tools(test, &["sfdisk", "mke2fs"]) {
         return;
     }
     let scratch = Scratch::new();

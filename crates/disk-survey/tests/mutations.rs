@@ -22,15 +22,8 @@ impl Dice {
 /// A disk of 3 MiB with an ext4 file system in a logical partition, and one in a primary.
 fn small_server() -> Option<Vec<u8>> {
     let test = "random_corruptions_of_table_and_file_systems";
-    for tool in ["sfdisk", "mke2fs"] {
-        if Command::new(tool).arg("-V").output().is_err() {
-            assert!(
-                std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|v| v != "1"),
-                "{test} needs {tool}"
-            );
-            eprintln!("SKIPPED {test}: needs {tool}");
-            return None;
-        }
+    if !test_oracles::has_tools(test, &["sfdisk", "mke2fs"]) {
+        return None;
     }
     let dir = tempfile::tempdir().unwrap();
     let (disk, part) = (dir.path().join("disk"), dir.path().join("part"));

@@ -2,6 +2,7 @@
 #![allow(
     clippy::single_range_in_vec_init,
     dead_code,
+    unused_imports,
     missing_docs,
     clippy::unwrap_used,
     clippy::expect_used
@@ -9,47 +10,10 @@
 
 pub mod oracle;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output};
 
-/// Skip a test by name when a foreign program is missing; fail when `P2V_REQUIRE_TOOLS=1`.
-pub fn has_tools(test: &str, tools: &[&str]) -> bool {
-    let found = |tool: &str| {
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let dirs = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/sbin".into()]);
-        dirs.map(|dir: PathBuf| dir.join(tool))
-            .any(|file| file.is_file())
-    };
-    match tools.iter().find(|tool| !found(tool)) {
-        None => true,
-        Some(tool) => {
-            skip(test, tool);
-            false
-        }
-    }
-}
-
-pub fn skip(test: &str, needs: &str) {
-    assert!(
-        std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|v| v != "1"),
-        "{test} needs {needs} and P2V_REQUIRE_TOOLS=1"
-    );
-    println!("SKIPPED {test}: needs {needs}");
-}
-
-/// Where the fixtures lie, if they are there.
-pub fn fixtures(test: &str, below: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("P2V_FIXTURES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
-        PathBuf::from,
-    );
-    let dir = root.join(below);
-    if dir.exists() {
-        return Some(dir);
-    }
-    skip(test, &format!("fixtures {below}"));
-    None
-}
+pub use test_oracles::{fixture as fixtures, has_tools, skip};
 
 /// Run a program of the distribution; `/usr/sbin` may not be in a user's PATH.
 pub fn run(program: &str, args: &[&str]) -> Output {

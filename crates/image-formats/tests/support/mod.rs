@@ -7,25 +7,16 @@ use std::process::Command;
 use block_io::{BlockRead, BlockWrite, FileDisk, FileDiskMut};
 use image_formats::{CopyOptions, OutputOptions, copy, output};
 
-/// Run a foreign program and give back what it printed. `None`, said aloud, where it is not installed;
-/// with `P2V_REQUIRE_TOOLS=1` that is a failure.
+/// Run a foreign program: whether it succeeded, and what it printed. `None`, said aloud, where it is not
+/// installed.
 pub fn run(test: &str, program: &str, args: &[&str]) -> Option<(bool, String)> {
-    match Command::new(program).args(args).output() {
-        Ok(output) => {
-            let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
-            text.push_str(&String::from_utf8_lossy(&output.stderr));
-            Some((output.status.success(), text))
-        }
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            assert!(
-                std::env::var_os("P2V_REQUIRE_TOOLS").is_none_or(|value| value != "1"),
-                "{test} needs {program}"
-            );
-            println!("SKIPPED {test}: needs {program}");
-            None
-        }
-        Err(error) => panic!("{program}: {error}"),
+    if !test_oracles::has_tools(test, &[program]) {
+        return None;
     }
+    let output = Command::new(program).args(args).output().unwrap();
+    let mut text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.push_str(&String::from_utf8_lossy(&output.stderr));
+    Some((output.status.success(), text))
 }
 
 /// As [`run`], with the exit code.
@@ -154,17 +145,11 @@ pub fn arg(path: &Path) -> &str {
 
 /// The compressed images among the fixtures whose formats are known, unpacked into `dir`.
 pub fn fixture_images(test: &str, dir: &tempfile::TempDir) -> Vec<std::path::PathBuf> {
-    let fixtures = std::env::var_os("P2V_FIXTURES").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/fixtures"),
-        Into::into,
-    );
     let mut images = Vec::new();
-    let Ok(sets) = std::fs::read_dir(fixtures.join("images")) else {
-        let required = std::env::var_os("P2V_REQUIRE_TOOLS").is_some_and(|value| value == "1");
-        assert!(!required, "{test} needs the image fixtures");
-        println!("SKIPPED {test}: needs the image fixtures");
+    let Some(fixtures) = test_oracles::fixture(test, "images") else {
         return images;
     };
+    let sets = std::fs::read_dir(fixtures).unwrap();
     for set in sets.map(Result::unwrap).filter(|set| set.path().is_dir()) {
         for file in std::fs::read_dir(set.path()).unwrap().map(Result::unwrap) {
             let name = file.file_name().into_string().unwrap();
