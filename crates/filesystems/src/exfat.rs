@@ -5,9 +5,10 @@
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use block_io::{BlockErrorKind, BlockRead, Result};
+use block_io::{BlockRead, Result};
 
 use crate::bytes::{le16, le32, le64, slice, u8_at};
+use crate::fault::Fault;
 use crate::ntfs::set_runs;
 use crate::used::{Batched, Findings, Joined, UsedRanges, all};
 
@@ -15,23 +16,6 @@ use crate::used::{Batched, Findings, Joined, UsedRanges, all};
 const PIECE: u64 = 1 << 20;
 /// Most bytes of the root directory that are looked through for the bitmap's entry.
 const MOST_ROOT: u64 = 1 << 20;
-
-/// Why the bitmap is not believed.
-enum Fault {
-    Damage(String),
-    Disk(block_io::BlockError),
-}
-
-impl From<block_io::BlockError> for Fault {
-    fn from(error: block_io::BlockError) -> Self {
-        match error.kind() {
-            BlockErrorKind::Unreadable | BlockErrorKind::OutOfBounds => {
-                Self::Damage(error.to_string())
-            }
-            _ => Self::Disk(error),
-        }
-    }
-}
 
 /// The used ranges of the file system on `disk`, in bytes.
 pub(crate) fn used_ranges<'a>(

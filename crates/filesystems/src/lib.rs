@@ -26,4 +26,5 @@ pub mod xfs;
 mod btrfs;
 mod bytes;
 mod exfat;
+mod fault;
 mod swap;

@@ -12,8 +12,9 @@ use super::format::{
     BLOCK_GROUP_ITEM, BLOCK_GROUP_TREE, EXTENT_DATA, EXTENT_ITEM, EXTENT_TREE, Key, METADATA_ITEM,
     RESERVED, ROOT_ITEM, Root, SUPERBLOCK_LEN, SUPERBLOCKS, TREE_LOG, root_item,
 };
-use super::volume::{Fault, Visitor, Volume};
+use super::volume::{Visitor, Volume};
 use crate::bytes::{le64, u8_at};
+use crate::fault::Fault;
 use crate::used::{Batched, Findings, Joined, UsedRanges, all};
 
 /// Most extents of one chunk that are kept (16 bytes each); with more it counts as used.

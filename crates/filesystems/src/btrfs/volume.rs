@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use block_io::{BlockErrorKind, BlockRead};
+use block_io::BlockRead;
 
 use super::format::{
     CHUNK_ITEM, Chunk, Key, ROOT_ITEM, Root, SUPERBLOCK_LEN, SUPERBLOCKS, Superblock, checksum,
     root_item,
 };
 use crate::bytes::{array, le32, le64, slice, u8_at};
+use crate::fault::{Fault, Result};
 
 /// Most chunks: at 256 MiB each, 256 TiB.
 const MOST_CHUNKS: usize = 1 << 20;
@@ -17,34 +18,6 @@ const MOST_CHUNKS: usize = 1 << 20;
 const MOST_LEVELS: u8 = 8;
 /// Length of a node's header.
 const HEADER: usize = 101;
-
-/// Why something could not be read.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    /// The bytes contradict themselves, or cannot be read: where, expected, found.
-    Damage(String),
-    /// The disk fails otherwise.
-    Disk(block_io::BlockError),
-}
-
-impl From<block_io::BlockError> for Fault {
-    fn from(error: block_io::BlockError) -> Self {
-        match error.kind() {
-            BlockErrorKind::Unreadable | BlockErrorKind::OutOfBounds => {
-                Self::Damage(error.to_string())
-            }
-            _ => Self::Disk(error),
-        }
-    }
-}
-
-impl From<String> for Fault {
-    fn from(damage: String) -> Self {
-        Self::Damage(damage)
-    }
-}
-
-pub(crate) type Result<T> = std::result::Result<T, Fault>;
 
 /// What a walk shows: items, with their bytes, and the nodes they are found in.
 pub(crate) trait Visitor {

@@ -1,8 +1,9 @@
 //! Looking a name up in a directory: its index is a tree in the order of names without their case.
 
 use super::format::{INDEX_ALLOCATION, INDEX_ROOT, undo_fixups};
-use super::volume::{Fault, Result, Stream, Volume};
+use super::volume::{Stream, Volume};
 use crate::bytes::{le16, le32, le64, slice, u8_at};
+use crate::fault::{Fault, Result};
 
 /// Deepest index that is followed.
 const MOST_LEVELS: usize = 20;

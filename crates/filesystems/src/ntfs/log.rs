@@ -1,8 +1,9 @@
 //! The state of `$LogFile`: whether it holds changes that are not yet in their places.
 
 use super::format::{DATA, LOG_FILE, undo_fixups};
-use super::volume::{Fault, Result, Stream, Volume};
+use super::volume::{Stream, Volume};
 use crate::bytes::{le16, le32, le64, slice};
+use crate::fault::{Fault, Result};
 
 /// Pages of the log are 4 KiB on every system that was.
 const PAGE: usize = 4096;

@@ -7,7 +7,8 @@ use block_io::BlockRead;
 
 use super::format::{DATA, ROOT};
 use super::index;
-use super::volume::{Fault, Stream, Volume};
+use super::volume::{Stream, Volume};
+use crate::fault::Fault;
 use crate::tree::{Result, TreeError, TreeErrorKind};
 
 /// Names that Windows gives, in the root directory.
@@ -38,7 +39,7 @@ pub fn system_files(disk: &dyn BlockRead) -> Result<Vec<SystemFile>> {
     })
 }
 
-fn find_all(disk: &dyn BlockRead) -> super::volume::Result<Vec<SystemFile>> {
+fn find_all(disk: &dyn BlockRead) -> crate::fault::Result<Vec<SystemFile>> {
     let volume = Volume::open(disk)?;
     let mut files = Vec::new();
     for name in NAMES {
@@ -70,7 +71,7 @@ fn find_all(disk: &dyn BlockRead) -> super::volume::Result<Vec<SystemFile>> {
 
 /// Windows writes "hibr" (8 and later "HIBR") at the start of the file when it goes to sleep, "wake"
 /// while it wakes up, and zeroes the page or changes the word when it is done.
-fn holds_memory(disk: &dyn BlockRead, ranges: &[Range<u64>]) -> super::volume::Result<bool> {
+fn holds_memory(disk: &dyn BlockRead, ranges: &[Range<u64>]) -> crate::fault::Result<bool> {
     let Some(first) = ranges.first() else {
         return Ok(false);
     };

@@ -7,8 +7,9 @@ use block_io::{BlockRead, ExtentKind, Result};
 
 use super::format::{BITMAP, DATA};
 use super::log;
-use super::volume::{Fault, Stream, Volume};
+use super::volume::{Stream, Volume};
 use crate::bytes::u8_at;
+use crate::fault::Fault;
 use crate::used::{Batched, Findings, Joined, UsedRanges, all};
 
 /// Bytes of the bitmap looked at in one go.

@@ -1,43 +1,16 @@
 //! Records and files of NTFS by their numbers.
 
-use block_io::{BlockErrorKind, BlockRead};
+use block_io::BlockRead;
 
 use super::format::{
     ATTRIBUTE_LIST, Attribute, Boot, DATA, MFT, Record, Run, VOLUME, VOLUME_INFORMATION,
     list_entries,
 };
 use crate::bytes::le16;
+use crate::fault::{Fault, Result};
 
 /// Largest attribute list: NTFS limits it to 256 KiB.
 const MOST_LIST: u64 = 256 << 10;
-
-/// Why something of the volume could not be read.
-#[derive(Debug)]
-pub(crate) enum Fault {
-    /// The bytes contradict themselves, or cannot be read: where, expected, found.
-    Damage(String),
-    /// The disk fails otherwise.
-    Disk(block_io::BlockError),
-}
-
-impl From<block_io::BlockError> for Fault {
-    fn from(error: block_io::BlockError) -> Self {
-        match error.kind() {
-            BlockErrorKind::Unreadable | BlockErrorKind::OutOfBounds => {
-                Self::Damage(error.to_string())
-            }
-            _ => Self::Disk(error),
-        }
-    }
-}
-
-impl From<String> for Fault {
-    fn from(damage: String) -> Self {
-        Self::Damage(damage)
-    }
-}
-
-pub(crate) type Result<T> = std::result::Result<T, Fault>;
 
 /// Where a file's bytes lie.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use super::format::{Agf, SUPERBLOCK_LEN, Superblock};
 use super::log::{LogState, log_state};
 use super::volume::SHORT_TREE;
 use crate::bytes::{be16, be32, slice};
+use crate::fault::Fault;
 use crate::used::{Batched, Findings, Joined, UsedRanges, all, read_or_note};
 
 /// Most free extents of one group that are kept (8 bytes each); with more it counts as used.
@@ -71,23 +72,6 @@ struct Groups<'a> {
     disk: &'a dyn BlockRead,
     sb: Superblock,
     findings: Findings,
-}
-
-/// Why a group counts as used.
-enum Fault {
-    Damage(String),
-    Disk(block_io::BlockError),
-}
-
-impl From<block_io::BlockError> for Fault {
-    fn from(error: block_io::BlockError) -> Self {
-        match error.kind() {
-            BlockErrorKind::Unreadable | BlockErrorKind::OutOfBounds => {
-                Self::Damage(error.to_string())
-            }
-            _ => Self::Disk(error),
-        }
-    }
 }
 
 impl Groups<'_> {
