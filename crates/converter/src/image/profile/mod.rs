@@ -263,15 +263,7 @@ fn judge_hyperv(info: &ImageInfo, path: &Path, first_generation: bool, check: &m
         (ImageFormat::Vhdx, _) => require_extension(path, "vhdx", check),
         (ImageFormat::Vhd, true) => {
             require_extension(path, "vhd", check);
-            let found = info.virtual_size.to_string();
-            let expected = format!("at most {LARGEST_VHD}");
-            check.require(
-                info.virtual_size <= LARGEST_VHD,
-                rules::VHD_SIZE,
-                48,
-                expected,
-                found,
-            );
+            require_vhd_size(info, check);
         }
         (_, true) => check.require(false, rules::HYPERV_GEN1, 0, "VHD or VHDX", kind_of(info)),
         (_, false) => check.require(false, rules::HYPERV_GEN2, 0, "VHDX", kind_of(info)),
@@ -339,6 +331,13 @@ fn judge_xcp_ng(info: &ImageInfo, path: &Path, check: &mut Check) {
             found,
         );
     }
+    require_vhd_size(info, check);
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let named = name.strip_suffix(".vhd").is_some_and(is_uuid);
+    check.require(named, rules::XEN_NAME, 0, "UUID.vhd", name.as_ref());
+}
+
+fn require_vhd_size(info: &ImageInfo, check: &mut Check) {
     let found = info.virtual_size.to_string();
     let expected = format!("at most {LARGEST_VHD}");
     check.require(
@@ -348,9 +347,6 @@ fn judge_xcp_ng(info: &ImageInfo, path: &Path, check: &mut Check) {
         expected,
         found,
     );
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let named = name.strip_suffix(".vhd").is_some_and(is_uuid);
-    check.require(named, rules::XEN_NAME, 0, "UUID.vhd", name.as_ref());
 }
 
 fn is_uuid(text: &str) -> bool {
