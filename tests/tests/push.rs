@@ -231,7 +231,8 @@ fn a_killed_agent_run_again_sends_only_what_is_missing() {
     let Some(mut converter) = Converter::start(test) else {
         return;
     };
-    let (path, bytes) = disk_file(converter.folder.path(), "disk.raw", 200_000_000, 2);
+    // While the converter's disk is slow to flush, the agent runs up to about 150 MB ahead of what is kept.
+    let (path, bytes) = disk_file(converter.folder.path(), "disk.raw", 400_000_000, 2);
     let mut first = converter.agent("m", &[&path]);
     let mut first = first.args(["--bandwidth", "20M"]).spawn().unwrap();
     let mut kept = 0;
@@ -247,7 +248,6 @@ fn a_killed_agent_run_again_sends_only_what_is_missing() {
     first.kill().unwrap();
     first.wait().unwrap();
     assert!(kept > 60_000_000, "{kept}");
-    let whole = bytes.iter().filter(|byte| **byte != 0).count() as u64;
     let sums = sums(&converter.agent("m", &[&path]).output().unwrap());
     let new = sums["new"].as_u64().unwrap();
     let (read, zero) = (
@@ -258,7 +258,10 @@ fn a_killed_agent_run_again_sends_only_what_is_missing() {
         new + kept <= read - zero,
         "{new} sent again, {kept} were kept: {sums}"
     );
-    assert!(new > 0 && whole > 0);
+    assert!(
+        new > 0,
+        "everything had been sent when it was killed: {sums}"
+    );
     assert!(converter.read_back("m") == [bytes]);
 }
 
