@@ -7,10 +7,10 @@
 //!
 //! A worker carries one window from reading to writing, and waits with it for its turn: the workers are
 //! the queue, ordered by their windows' tickets and bounded by their number. Only the placing, which
-//! decides file offsets and is quick, happens in order. There are more workers than cores ([`RUN_AHEAD`]),
+//! decides file offsets and is quick, happens in order. There are more workers than cores (`RUN_AHEAD`),
 //! so one slow window (a bad sector, a grain that compresses badly) keeps the others from working only
 //! once all of them have run ahead of it. Memory is the number of workers times a window and its
-//! compressed forms, and that number is cut to what [`MEMORY`] allows.
+//! compressed forms, and that number is cut to what `MEMORY` allows.
 
 use std::num::NonZero;
 use std::ops::Range;

@@ -258,7 +258,7 @@ impl Initramfs {
 }
 
 /// Read the initramfs at `path` (resolved), `size` bytes long, and unpack at most `most_unpacked` bytes
-/// or [`MOST_UNPACKED`], whichever is less.
+/// or `MOST_UNPACKED`, whichever is less.
 ///
 /// # Errors
 /// [`InitramfsError`].

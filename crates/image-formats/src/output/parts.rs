@@ -18,7 +18,7 @@ use super::journal::{Journal, Step};
 /// More slices than this in one call the kernel refuses (`IOV_MAX`).
 const MAX_SLICES: usize = 1024;
 
-/// One file of an output, under its temporary name until [`PartFile::publish`].
+/// One file of an output, under its temporary name until it is published.
 #[derive(Debug)]
 pub struct PartFile {
     file: File,
