@@ -8,7 +8,7 @@
 //!
 //! Where the cuts fall depends on the content alone, so that the same file at another place of
 //! another disk gives the same chunks, and these are sent and kept once. The cut points are part of
-//! the contract between an agent and what a store already holds: the constants in [`cut`] may not
+//! the contract between an agent and what a store already holds: the constants in `cut` may not
 //! change without every chunk being sent again. A test pins them.
 //!
 //! The default sizes come from a measurement which `examples/measure_sharing.rs` repeats.

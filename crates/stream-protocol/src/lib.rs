@@ -7,7 +7,7 @@
 //!
 //! - [`ConnectString`]: what the user copies from the converter to the source machine.
 //! - [`message`]: the JSON control messages; [`inventory`]: what a machine says of itself.
-//! - [`format`]: the binary bodies (query, answer, chunk batch, recipe append) and their bounds.
+//! - [`mod@format`]: the binary bodies (query, answer, chunk batch, recipe append) and their bounds.
 //! - [`route`]: which request goes to which path.
 //! - [`client`]: the agent's side of a push; [`server`]: the converter's.
 #![forbid(unsafe_code)]

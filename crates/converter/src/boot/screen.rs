@@ -153,7 +153,7 @@ impl Screen {
 }
 
 /// The text in a copy of [`TEXT_MEMORY`]. All of it, what has scrolled up too: consoles scroll by moving the start.
-/// [VGA] Each character is two bytes, code and attribute.
+/// Each character is two bytes, code and attribute (VGA text mode).
 #[must_use]
 pub fn text_in_memory(memory: &[u8]) -> String {
     let mut text = String::new();
