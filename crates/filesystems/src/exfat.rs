@@ -10,7 +10,7 @@ use block_io::{BlockRead, Result};
 use crate::bytes::{le16, le32, le64, slice, u8_at};
 use crate::fault::Fault;
 use crate::ntfs::set_runs;
-use crate::used::{Batched, Findings, Joined, UsedRanges, all};
+use crate::used::{Batched, Findings, Joined, UsedRanges, all_noting};
 
 /// Bytes of the bitmap looked at in one go.
 const PIECE: u64 = 1 << 20;
@@ -26,10 +26,7 @@ pub(crate) fn used_ranges<'a>(
         Ok(opened) => opened,
         Err(Fault::Disk(error)) => return Err(error),
         Err(Fault::Damage(why)) => {
-            findings.note(format!(
-                "exFAT: {why}; the whole file system counts as used"
-            ));
-            return Ok(all(disk));
+            return Ok(all_noting(disk, format!("exFAT: {why}"), findings));
         }
     };
     let findings = findings.clone();

@@ -87,6 +87,16 @@ pub(crate) fn all(disk: &dyn BlockRead) -> UsedRanges<'static> {
     Box::new((size > 0).then_some(Ok(0..size)).into_iter())
 }
 
+/// As [`all`], noting `why` the file system's own word is not taken.
+pub(crate) fn all_noting(
+    disk: &dyn BlockRead,
+    why: impl std::fmt::Display,
+    findings: &Findings,
+) -> UsedRanges<'static> {
+    findings.note(format!("{why}; the whole file system counts as used"));
+    all(disk)
+}
+
 /// Ranges made batch by batch: `make` puts some into the queue and says whether there is more to come.
 pub(crate) struct Batched<F> {
     make: F,

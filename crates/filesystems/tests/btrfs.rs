@@ -37,15 +37,7 @@ const VARIANTS: &[(&str, &str, u64, &str)] = &[
 const MIB: u64 = 1 << 20;
 
 fn mkfs(image: &Path, args: &str, mib: u64) -> bool {
-    let _ = std::fs::remove_file(image);
-    std::fs::File::create(image)
-        .unwrap()
-        .set_len(mib * MIB + 5000)
-        .unwrap();
-    let mut all: Vec<&str> = vec!["-q", "-f"];
-    all.extend(args.split_whitespace());
-    all.push(text(image));
-    let output = run("mkfs.btrfs", &all);
+    let output = run_mkfs("mkfs.btrfs", &["-q", "-f"], args, image, mib * MIB + 5000);
     if !output.status.success() {
         let why = String::from_utf8_lossy(&output.stderr).into_owned();
         // Older programs do not know every feature.

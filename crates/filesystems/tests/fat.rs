@@ -34,25 +34,13 @@ const VARIANTS: &[(&str, &str, u64, &str)] = &[
 const NOW: i64 = 1_700_000_000;
 
 fn mkfs(image: &Path, args: &str, mib: u64) {
-    let _ = std::fs::remove_file(image);
     // A tail that is no whole cluster.
-    std::fs::File::create(image)
-        .unwrap()
-        .set_len((mib << 20) + 3072 * 4)
-        .unwrap();
-    let mut all: Vec<&str> = args.split_whitespace().collect();
-    all.push(text(image));
-    run_ok("mkfs.vfat", &all);
+    make_fs("mkfs.vfat", &[], args, image, (mib << 20) + 3072 * 4);
 }
 
 fn fsck(image: &Path, what: &str) {
     let output = run("fsck.vfat", &["-n", text(image)]);
-    assert!(
-        output.status.success(),
-        "{what}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_succeeded(&output, what);
 }
 
 /// Where the clusters lie, how many there are, their size, and how many are used, as fsck.vfat says.

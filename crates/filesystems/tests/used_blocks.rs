@@ -13,6 +13,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use block_io::{BlockRead, FileDisk, FileDiskMut};
+use common::oracle::copy_ranges;
 use common::*;
 use filesystems::ext::{ExtTree, Recovery};
 use filesystems::path::GuestPath;
@@ -95,24 +96,6 @@ fn fill(image: &Path) {
     for n in (0..60).step_by(4) {
         tree.remove(&GuestPath::new(format!("/dir-{}/file-{n}", n % 7)))
             .unwrap();
-    }
-}
-
-fn copy_ranges(image: &Path, ranges: &[Range<u64>], to: &Path) {
-    use std::os::unix::fs::FileExt;
-    let from = std::fs::File::open(image).unwrap();
-    let out = std::fs::File::create(to).unwrap();
-    out.set_len(from.metadata().unwrap().len()).unwrap();
-    for range in ranges {
-        let mut at = range.start;
-        while at < range.end {
-            let mut bytes = vec![0; (range.end - at).min(1 << 20) as usize];
-            from.read_exact_at(&mut bytes, at).unwrap();
-            if bytes.iter().any(|b| *b != 0) {
-                out.write_all_at(&bytes, at).unwrap();
-            }
-            at += bytes.len() as u64;
-        }
     }
 }
 

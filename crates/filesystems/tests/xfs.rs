@@ -49,25 +49,12 @@ const V4: &[(&str, &str, u64)] = &[
 ];
 
 fn mkfs(image: &Path, args: &str, mib: u64) {
-    let _ = std::fs::remove_file(image);
-    std::fs::File::create(image)
-        .unwrap()
-        .set_len((mib << 20) + 5000)
-        .unwrap();
-    let mut all: Vec<&str> = vec!["-q", "-f"];
-    all.extend(args.split_whitespace());
-    all.push(text(image));
-    run_ok("mkfs.xfs", &all);
+    make_fs("mkfs.xfs", &["-q", "-f"], args, image, (mib << 20) + 5000);
 }
 
 fn repair(image: &Path, what: &str) {
     let output = run("xfs_repair", &["-n", "-f", text(image)]);
-    assert!(
-        output.status.success(),
-        "{what}: {}{}",
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_succeeded(&output, what);
 }
 
 /// The bytes `xfs_db` does not call free, besides those of the free lists, which it does.

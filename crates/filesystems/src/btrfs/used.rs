@@ -15,7 +15,7 @@ use super::format::{
 use super::volume::{Visitor, Volume};
 use crate::bytes::{le64, u8_at};
 use crate::fault::Fault;
-use crate::used::{Batched, Findings, Joined, UsedRanges, all};
+use crate::used::{Batched, Findings, Joined, UsedRanges, all_noting};
 
 /// Most extents of one chunk that are kept (16 bytes each); with more it counts as used.
 const MOST_EXTENTS: usize = 4 << 20;
@@ -31,10 +31,7 @@ pub(crate) fn used_ranges<'a>(
         Ok(chunks) => chunks,
         Err(Fault::Disk(error)) => return Err(error),
         Err(Fault::Damage(why)) => {
-            findings.note(format!(
-                "btrfs: {why}; the whole file system counts as used"
-            ));
-            return Ok(all(disk));
+            return Ok(all_noting(disk, format!("btrfs: {why}"), findings));
         }
     };
     let mut next = 0;

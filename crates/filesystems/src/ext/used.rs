@@ -11,7 +11,7 @@ use super::format::{SUPERBLOCK_LEN, SUPERBLOCK_OFFSET, Superblock};
 use super::group::{BLOCK_UNINIT, GroupDesc};
 use super::volume::Volume;
 use crate::bytes::u8_at;
-use crate::used::{Findings, Joined, UsedRanges, all};
+use crate::used::{Findings, Joined, UsedRanges, all_noting};
 
 /// Most pieces of metadata lying in groups that have no bitmap of their own; sound file systems have
 /// none.
@@ -23,10 +23,7 @@ pub(crate) fn used_ranges<'a>(
     findings: &Findings,
 ) -> Result<UsedRanges<'a>> {
     let mut raw = vec![0; SUPERBLOCK_LEN];
-    let all_used = |why: String| {
-        findings.note(format!("{why}; the whole file system counts as used"));
-        Ok(all(disk))
-    };
+    let all_used = |why: String| Ok(all_noting(disk, why, findings));
     if let Err(error) = disk.read_at(SUPERBLOCK_OFFSET, &mut raw) {
         return match error.kind() {
             BlockErrorKind::Unreadable | BlockErrorKind::OutOfBounds => all_used(error.to_string()),

@@ -8,7 +8,7 @@ use std::ops::Range;
 use block_io::{BlockRead, ExtentKind, Result};
 
 use super::format::{Geometry, Width};
-use crate::used::{Batched, Findings, Joined, UsedRanges, all, read_or_note};
+use crate::used::{Batched, Findings, Joined, UsedRanges, all, all_noting, read_or_note};
 
 /// Bytes of a table looked at in one go: a multiple of three, for entries of 12 bits.
 const PIECE: u64 = 3 << 18;
@@ -18,10 +18,7 @@ pub(crate) fn used_ranges<'a>(
     disk: &'a dyn BlockRead,
     findings: &Findings,
 ) -> Result<UsedRanges<'a>> {
-    let all_used = |why: String| {
-        findings.note(format!("{why}; the whole file system counts as used"));
-        Ok(all(disk))
-    };
+    let all_used = |why: String| Ok(all_noting(disk, why, findings));
     let mut boot = [0; 512];
     if !read_or_note(disk, 0, &mut boot, "FAT boot sector", findings)? {
         return Ok(all(disk));

@@ -10,7 +10,7 @@ use super::log;
 use super::volume::{Stream, Volume};
 use crate::bytes::u8_at;
 use crate::fault::Fault;
-use crate::used::{Batched, Findings, Joined, UsedRanges, all};
+use crate::used::{Batched, Findings, Joined, UsedRanges, all_noting};
 
 /// Bytes of the bitmap looked at in one go.
 const PIECE: u64 = 1 << 20;
@@ -24,8 +24,7 @@ pub(crate) fn used_ranges<'a>(
         Ok(bitmap) => bitmap,
         Err(Fault::Disk(error)) => return Err(error),
         Err(Fault::Damage(why)) => {
-            findings.note(format!("NTFS: {why}; the whole file system counts as used"));
-            return Ok(all(disk));
+            return Ok(all_noting(disk, format!("NTFS: {why}"), findings));
         }
     };
     let end = bitmap.volume.boot.clusters * bitmap.volume.boot.cluster;

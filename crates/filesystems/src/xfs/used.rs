@@ -10,7 +10,7 @@ use super::log::{LogState, log_state};
 use super::volume::SHORT_TREE;
 use crate::bytes::{be16, be32, slice};
 use crate::fault::Fault;
-use crate::used::{Batched, Findings, Joined, UsedRanges, all, read_or_note};
+use crate::used::{Batched, Findings, Joined, UsedRanges, all, all_noting, read_or_note};
 
 /// Most free extents of one group that are kept (8 bytes each); with more it counts as used.
 const MOST_FREE: usize = 8 << 20;
@@ -22,10 +22,7 @@ pub(crate) fn used_ranges<'a>(
     disk: &'a dyn BlockRead,
     findings: &Findings,
 ) -> Result<UsedRanges<'a>> {
-    let all_used = |why: String| {
-        findings.note(format!("{why}; the whole file system counts as used"));
-        Ok(all(disk))
-    };
+    let all_used = |why: String| Ok(all_noting(disk, why, findings));
     let mut raw = vec![0; SUPERBLOCK_LEN];
     if !read_or_note(disk, 0, &mut raw, "XFS superblock", findings)? {
         return Ok(all(disk));

@@ -26,17 +26,40 @@ pub fn run(program: &str, args: &[&str]) -> Output {
         .unwrap_or_else(|e| panic!("{program}: {e}"))
 }
 
+/// What `program` answers that makes a file system in a new sparse `image` of `size` bytes; `args` are
+/// what it is told beside `flags`.
+pub fn run_mkfs(program: &str, flags: &[&str], args: &str, image: &Path, size: u64) -> Output {
+    let _ = std::fs::remove_file(image);
+    let file = std::fs::File::create(image).unwrap();
+    file.set_len(size).unwrap();
+    let mut all = flags.to_vec();
+    all.extend(args.split_whitespace());
+    all.push(text(image));
+    run(program, &all)
+}
+
+/// As [`run_mkfs`], and it must succeed.
+pub fn make_fs(program: &str, flags: &[&str], args: &str, image: &Path, size: u64) {
+    let output = run_mkfs(program, flags, args, image, size);
+    assert_succeeded(&output, &format!("{program} {args}"));
+}
+
 /// As [`run`], and it must succeed; its standard output.
 pub fn run_ok(program: &str, args: &[&str]) -> String {
     let output = run(program, args);
+    assert_succeeded(&output, &format!("{program} {args:?}"));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// A program that failed says why.
+pub fn assert_succeeded(output: &Output, what: &str) {
     assert!(
         output.status.success(),
-        "{program} {args:?}: {}\n{}{}",
+        "{what}: {}\n{}{}",
         output.status,
         String::from_utf8_lossy(&output.stdout),
         String::from_utf8_lossy(&output.stderr)
     );
-    String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 pub fn text(path: &Path) -> &str {
@@ -45,27 +68,17 @@ pub fn text(path: &Path) -> &str {
 
 /// An image of `size` bytes made by `mke2fs args`, filled from `from` if given.
 pub fn mke2fs(image: &Path, size: u64, args: &str, from: Option<&Path>) {
-    let _ = std::fs::remove_file(image);
-    std::fs::File::create(image).unwrap().set_len(size).unwrap();
-    let mut all: Vec<&str> = vec!["-q", "-F"];
-    all.extend(args.split_whitespace());
+    let mut flags = vec!["-q", "-F"];
     if let Some(from) = from {
-        all.extend(["-d", text(from)]);
+        flags.extend(["-d", text(from)]);
     }
-    all.push(text(image));
-    run_ok("mke2fs", &all);
+    make_fs("mke2fs", &flags, args, image, size);
 }
 
 /// `e2fsck -fn` must find nothing.
 pub fn fsck(image: &Path, what: &str) {
     let output = run("e2fsck", &["-fn", text(image)]);
-    assert!(
-        output.status.success(),
-        "{what}: e2fsck -fn: {}\n{}{}",
-        output.status,
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert_succeeded(&output, &format!("{what}: e2fsck -fn"));
 }
 
 /// Let `e2fsck` improve (index directories, ...): exit codes 0 and 1 are fine.

@@ -59,6 +59,23 @@ pub fn partclone_used(fs: &str, image: &Path) -> Vec<Range<u64>> {
     joined(used)
 }
 
+/// Whether our map of the volume in `image`, called `name`, believes it: then nothing that partclone
+/// would copy may be missing. Otherwise everything must count as used.
+pub fn believed_as_by_partclone(fs: &str, name: &str, image: &Path) -> bool {
+    let disk = FileDisk::open(image).unwrap();
+    let findings = Findings::default();
+    let ours = used(&disk, &findings);
+    let found = findings.list();
+    println!("{name}: {} of {}, {found:?}", sum(&ours), disk.size());
+    if !found.is_empty() {
+        assert_eq!(ours.len(), 1, "{name}");
+        assert_eq!(ours[0], 0..disk.size(), "{name}");
+        return false;
+    }
+    assert_eq!(missing(&partclone_used(fs, image), &ours), [], "{name}");
+    true
+}
+
 /// Sorted, without empty ones, neighbours joined.
 pub fn joined(mut ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
     ranges.retain(|range| !range.is_empty());
