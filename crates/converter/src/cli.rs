@@ -19,6 +19,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Inspect(crate::inspect::Args),
     Convert(convert::Args),
     Boot(boot::Args),
     Serve(crate::serve::Args),
@@ -42,6 +43,7 @@ pub fn main() -> ExitCode {
 
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
+        Verb::Inspect(args) => crate::inspect::run(&args),
         Verb::Convert(args) => convert::run(args),
         Verb::Boot(args) => boot::run(&args),
         Verb::Serve(args) => crate::serve::run(args),

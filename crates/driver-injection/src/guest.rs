@@ -34,6 +34,24 @@ pub enum RootChoice {
     Volume(VolumeIndex),
 }
 
+/// What a line of fstab uses a volume for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FstabUse {
+    /// It is mounted there.
+    Mount(GuestPath),
+    /// It is swap space.
+    Swap,
+}
+
+impl std::fmt::Display for FstabUse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Mount(at) => at.fmt(f),
+            Self::Swap => f.write_str("[SWAP]"),
+        }
+    }
+}
+
 /// A root that was found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RootSeen {
@@ -97,6 +115,7 @@ pub struct Guest {
     pub(crate) names: DeviceNames,
     pub(crate) root: VolumeIndex,
     pub(crate) mounted: Vec<(GuestPath, VolumeIndex)>,
+    pub(crate) uses: Vec<(FstabUse, VolumeIndex)>,
     pub(crate) findings: Vec<Finding>,
 }
 
@@ -135,6 +154,7 @@ impl Guest {
             names: DeviceNames::new(facts, source),
             root,
             mounted: vec![(GuestPath::root(), root)],
+            uses: vec![(FstabUse::Mount(GuestPath::root()), root)],
             findings: Vec::new(),
         };
         guest.mount_all(&mut trees, &problems);
@@ -151,6 +171,19 @@ impl Guest {
     #[must_use]
     pub fn mounted(&self) -> &[(GuestPath, VolumeIndex)] {
         &self.mounted
+    }
+
+    /// What the guest's fstab uses each volume for, the root first; also volumes whose files could
+    /// not be read.
+    #[must_use]
+    pub fn uses(&self) -> &[(FstabUse, VolumeIndex)] {
+        &self.uses
+    }
+
+    /// What was noticed while its volumes were put together.
+    #[must_use]
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
     }
 
     /// The file systems, all changes on the disks below.
@@ -178,9 +211,26 @@ impl Guest {
         // Parents first, so that their mount points are seen. The sort keeps the order of equals.
         lines.sort_by_key(|line| line.at.as_ref().map_or(0, |at| at.components().count()));
         for line in &lines {
+            self.note_use(line);
             if let Some(at) = line.at.clone().filter(|at| *at != GuestPath::root()) {
                 self.mount_one(line, at, trees, problems);
             }
+        }
+    }
+
+    fn note_use(&mut self, line: &MountLine) {
+        let (Meaning::Fleeting(volume) | Meaning::Lasting(volume)) =
+            self.names.meaning(&line.device)
+        else {
+            return;
+        };
+        let used = match &line.at {
+            Some(at) => FstabUse::Mount(at.clone()),
+            None if line.kind == "swap" => FstabUse::Swap,
+            None => return,
+        };
+        if !self.uses.contains(&(used.clone(), volume)) {
+            self.uses.push((used, volume));
         }
     }
 
@@ -330,6 +380,12 @@ mod tests {
         assert_eq!(guest.root, 1);
         assert!(guest.files().exists(&"/boot/vmlinuz-1".into()));
         assert_eq!(guest.mounted().len(), 2);
+        let uses: Vec<_> = guest
+            .uses()
+            .iter()
+            .map(|(u, v)| (u.to_string(), *v))
+            .collect();
+        assert_eq!(uses, [("/".to_owned(), 1), ("/boot".to_owned(), 0)]);
         assert_eq!(guest.findings.len(), 1);
         assert_eq!(guest.findings[0].code, "fstab-nonsense");
     }

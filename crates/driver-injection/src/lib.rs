@@ -32,7 +32,7 @@ pub use apply::{ApplyError, Outcome, apply};
 pub use devices::{DeviceFacts, DeviceNames, DiskIndex, Meaning, VolumeIndex};
 pub use edit::{AppendArchive, ArchiveEntry, Change, Edit, Packing};
 pub use finding::{Finding, Severity};
-pub use guest::{AssembleError, Guest, GuestVolume, RootChoice, RootSeen};
+pub use guest::{AssembleError, FstabUse, Guest, GuestVolume, RootChoice, RootSeen};
 pub use hardware::{Firmware, MacAddress, SourceDisk, SourceHardware, SourceNic, Target};
 pub use inspect::{Inspection, inspect};
 pub use plan::{BlockBus, Capabilities, Clock, NetModel, Plan, PlannedNic, plan};

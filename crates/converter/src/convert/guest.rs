@@ -53,6 +53,14 @@ pub fn open_guest(
     hardware: &SourceHardware,
     root: &RootChoice,
 ) -> anyhow::Result<Guest> {
+    Ok(Guest::assemble(open_volumes(disks)?, hardware, root)?)
+}
+
+/// Open every volume of all disks. What cannot be read says why.
+///
+/// # Errors
+/// When a disk cannot be read.
+pub fn open_volumes(disks: &[OpenDisk]) -> anyhow::Result<Vec<GuestVolume>> {
     let mut volumes = Vec::new();
     for (index, open) in disks.iter().enumerate() {
         if is_blank(open)? {
@@ -62,7 +70,7 @@ pub fn open_guest(
             volumes.push(open_volume(index, open, volume)?);
         }
     }
-    Ok(Guest::assemble(volumes, hardware, root)?)
+    Ok(volumes)
 }
 
 /// Whether a disk was never used: no table, nothing that probing knows, and zeroes at both ends,
@@ -145,7 +153,7 @@ fn facts_of(
 }
 
 /// PARTUUID as the kernel and blkid write it.
-fn partition_uuid(disk: Option<&DiskId>, partition: &Partition) -> Option<String> {
+pub fn partition_uuid(disk: Option<&DiskId>, partition: &Partition) -> Option<String> {
     match (partition.guid, disk) {
         (Some(guid), _) => Some(guid.to_string()),
         (None, Some(DiskId::Mbr(signature))) if *signature != 0 => {

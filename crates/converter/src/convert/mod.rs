@@ -1,11 +1,11 @@
 //! `p2v convert`: open, plan, apply on an overlay, write the images, describe the machine.
 
 mod emit;
-mod guest;
-mod machine;
+pub(crate) mod guest;
+pub(crate) mod machine;
 mod names;
 mod report;
-mod source;
+pub mod source;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,17 +13,16 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, anyhow};
-use block_io::{BlockRead, Unreadable};
+use block_io::BlockRead;
 use clap::Args as ClapArgs;
 use driver_injection::{Guest, Outcome, Plan, RootChoice, Target, apply, inspect, plan};
-use image_formats::{ImageFormat, OutputFormat};
+use image_formats::OutputFormat;
 
 use self::emit::Outputs;
 use self::guest::OpenDisk;
 use self::report::{Report, Stopwatch};
-use self::source::{Opening, Source};
+use self::source::{Source, SourceArgs};
 use crate::describe;
-use crate::store_dir::StoreArgs;
 
 /// Convert a machine that was pushed, or disks and image files given by path
 #[derive(Debug, ClapArgs)]
@@ -37,13 +36,8 @@ Examples:
 The source is never written. Every change is made on an overlay and listed in NAME-report.json.
 Exit codes: 0 converted (or planned, with --dry-run), 1 an error, 2 wrong usage.")]
 pub struct Args {
-    /// A machine's name as `p2v machines` lists it, or paths of its disks, boot disk first
-    #[arg(required = true, value_name = "MACHINE|DISK")]
-    what: Vec<String>,
-
-    /// Format of the image files; without it each is guessed, and the guess is told. Devices are raw
-    #[arg(long, value_name = "FORMAT", value_parser = parse_image_format)]
-    from: Option<ImageFormat>,
+    #[command(flatten)]
+    source: SourceArgs,
 
     /// Image format, with options after a colon: qcow2, qcow2:zstd, vmdk:streamOptimized, …; may be repeated
     #[arg(long, value_name = "FORMAT", default_value = "qcow2")]
@@ -72,13 +66,6 @@ pub struct Args {
     /// Which system to convert where the disks hold several: `first`, or the number of its volume
     #[arg(long, value_name = "ROOT", value_parser = parse_root)]
     root: Option<RootChoice>,
-
-    /// Put zeroes for sectors that cannot be read, and list them in the report
-    #[arg(long)]
-    skip_unreadable: bool,
-
-    #[command(flatten)]
-    store: StoreArgs,
 }
 
 /// Convert, and say where the result lies.
@@ -87,7 +74,7 @@ pub struct Args {
 /// Whatever stopped it; the outputs that were not finished are gone then.
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut watch = Stopwatch::start();
-    let source = open_source(&args)?;
+    let source = args.source.open(args.name.as_deref())?;
     let stem = names::file_stem(args.name.as_deref().unwrap_or(&source.name));
     let out = args.out.clone().unwrap_or_default();
     let outputs = Outputs::new(&out, &stem, args.to.clone(), args.force)?;
@@ -120,20 +107,6 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     report.write(&outputs.file(report::ENDING))?;
     report.print(&described);
     Ok(ExitCode::SUCCESS)
-}
-
-fn open_source(args: &Args) -> anyhow::Result<Source> {
-    let on_unreadable = if args.skip_unreadable {
-        Unreadable::ReadZeroes
-    } else {
-        Unreadable::Stop
-    };
-    let how = Opening {
-        name: args.name.as_deref(),
-        format: args.from,
-        on_unreadable,
-    };
-    source::open(&args.what, how, &args.store)
 }
 
 fn open_guest(args: &Args, source: &Source, disks: &[OpenDisk]) -> anyhow::Result<Option<Guest>> {
@@ -192,12 +165,6 @@ fn change_time() -> anyhow::Result<i64> {
             Ok(i64::try_from(now.as_secs())?)
         }
     }
-}
-
-fn parse_image_format(name: &str) -> Result<ImageFormat, String> {
-    ImageFormat::from_qemu_name(name).ok_or_else(|| {
-        format!("{name:?} is none of raw, qcow2, vmdk, vhd (vpc), vhdx, vdi, parallels")
-    })
 }
 
 /// `first`, or a volume's number as the error that lists the systems prints it.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, bail, ensure};
 use block_io::{BlockRead, Salvage, Unreadable};
 use chunk_store::Store;
+use clap::Args;
 use image_formats::{Image, ImageFormat, SameFolder};
 use stream_protocol::inventory::Inventory;
 
@@ -36,6 +37,16 @@ pub struct SourceDisk {
 }
 
 impl SourceDisk {
+    /// A disk all of whose bytes can be read.
+    pub fn new(label: impl Into<String>, disk: Arc<dyn BlockRead>) -> Self {
+        Self {
+            label: label.into(),
+            disk,
+            lost_before: Vec::new(),
+            salvage: None,
+        }
+    }
+
     /// All byte ranges that could not be read, then or now; they are zeroes in the outputs.
     pub fn unreadable(&self) -> Vec<Range<u64>> {
         let now = self.salvage.iter().flat_map(|salvage| salvage.unreadable());
@@ -43,15 +54,58 @@ impl SourceDisk {
     }
 }
 
+/// What the user names to be looked at, planned or converted.
+#[derive(Debug, Clone, Args)]
+pub struct SourceArgs {
+    /// A machine's name as `p2v machines` lists it, or paths of its disks, boot disk first
+    #[arg(required = true, value_name = "MACHINE|DISK")]
+    what: Vec<String>,
+
+    /// Format of the image files; without it each is guessed, and the guess is told. Devices are raw
+    #[arg(long, value_name = "FORMAT", value_parser = parse_image_format)]
+    from: Option<ImageFormat>,
+
+    /// Put zeroes for sectors that cannot be read, and list them in the report
+    #[arg(long)]
+    skip_unreadable: bool,
+
+    #[command(flatten)]
+    store: StoreArgs,
+}
+
+impl SourceArgs {
+    /// Open it; `name` is what the machine is to be called.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is neither a machine of the store nor a disk.
+    pub fn open(&self, name: Option<&str>) -> anyhow::Result<Source> {
+        let how = Opening {
+            name,
+            format: self.from,
+            on_unreadable: match self.skip_unreadable {
+                true => Unreadable::ReadZeroes,
+                false => Unreadable::Stop,
+            },
+        };
+        open(&self.what, how, &self.store)
+    }
+}
+
+fn parse_image_format(name: &str) -> Result<ImageFormat, String> {
+    ImageFormat::from_qemu_name(name).ok_or_else(|| {
+        format!("{name:?} is none of raw, qcow2, vmdk, vhd (vpc), vhdx, vdi, parallels")
+    })
+}
+
 /// How to open what the user named.
 #[derive(Debug, Clone, Copy)]
-pub struct Opening<'a> {
+struct Opening<'a> {
     /// What the machine is to be called.
-    pub name: Option<&'a str>,
+    name: Option<&'a str>,
     /// The format of the images, where the user says it.
-    pub format: Option<ImageFormat>,
+    format: Option<ImageFormat>,
     /// What to do with sectors that cannot be read.
-    pub on_unreadable: Unreadable,
+    on_unreadable: Unreadable,
 }
 
 /// Open what the user named: a machine in the store, or disks and images by their paths.
@@ -60,7 +114,7 @@ pub struct Opening<'a> {
 ///
 /// # Errors
 /// When it cannot be opened, or is neither.
-pub fn open(what: &[String], how: Opening<'_>, store: &StoreArgs) -> anyhow::Result<Source> {
+fn open(what: &[String], how: Opening<'_>, store: &StoreArgs) -> anyhow::Result<Source> {
     match what {
         [machine] if !machine.contains('/') && !Path::new(machine).exists() => {
             ensure!(
