@@ -171,6 +171,7 @@ fn record(
         .collect();
     let options = CopyOptions {
         workers: std::num::NonZero::new(1),
+        ..CopyOptions::default()
     };
     copy(source, vec![sink], &(), &options).unwrap();
     let steps = std::mem::take(&mut *journal.0.lock().unwrap());

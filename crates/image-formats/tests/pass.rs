@@ -90,19 +90,25 @@ fn sink(path: &Path, format: &str, size: u64) -> Sink {
 fn the_pass_runs_ahead_of_a_slow_window_as_far_as_its_queue_and_no_further() {
     let dir = scratch();
     let (windows, slow) = (24, 5);
-    for workers in [2, 4, 7] {
-        // The windows before the slow one are finished; behind it each other worker holds one.
-        let bound = slow as usize + workers;
+    for (workers, queue) in [(2, 2), (2, 7), (4, 4), (3, 9)] {
+        // The windows before the slow one are finished; behind it each other carrier holds one.
+        let bound = slow as usize + queue;
         let source = SlowWindow::new(windows, slow, bound);
-        let path = dir.path().join(format!("slow-{workers}"));
+        let path = dir.path().join(format!("slow-{workers}-{queue}"));
         let options = CopyOptions {
             workers: NonZero::new(workers),
+            windows: NonZero::new(queue),
         };
         // Clusters of 2 MiB: a window is no smaller than a unit.
         let sinks = vec![sink(&path, "qcow2:zstd,cluster_size=2M", source.size())];
         copy(&source, sinks, &(), &options).unwrap();
         let seen = source.seen.into_inner().unwrap();
-        assert_eq!(seen.at_release, Some(bound), "{workers}: {:?}", seen.begun);
+        assert_eq!(
+            seen.at_release,
+            Some(bound),
+            "{workers}, {queue}: {:?}",
+            seen.begun
+        );
         assert_eq!(seen.begun.len(), windows as usize, "each window once");
 
         // What waited is in its place.
@@ -111,20 +117,21 @@ fn the_pass_runs_ahead_of_a_slow_window_as_far_as_its_queue_and_no_further() {
         for window in 0..windows {
             source.disk.read_at(window * WINDOW, &mut left).unwrap();
             image.read_at(window * WINDOW, &mut right).unwrap();
-            assert!(left == right, "{workers}: window {window}");
+            assert!(left == right, "{workers}, {queue}: window {window}");
         }
     }
 }
 
 #[test]
-fn every_core_has_work_while_one_window_is_slow() {
+fn nobody_idles_while_one_window_is_slow() {
     let dir = scratch();
     let cores = std::thread::available_parallelism().unwrap().get();
-    // With the usual number of workers: the slow one, one for each core, and some that have run ahead.
-    let source = SlowWindow::new(2 * cores as u64 + 16, 0, cores + 4);
+    // As usual: the slow window, one for each other worker, and some that are done ahead of it.
+    let under_way = cores.max(2) + 4;
+    let source = SlowWindow::new(2 * cores as u64 + 16, 0, under_way);
     let format = "qcow2:cluster_size=2M";
     let sinks = vec![sink(&dir.path().join("image"), format, source.size())];
     copy(&source, sinks, &(), &CopyOptions::default()).unwrap();
     let seen = source.seen.into_inner().unwrap();
-    assert_eq!(seen.at_release, Some(cores + 4), "{:?}", seen.begun);
+    assert_eq!(seen.at_release, Some(under_way), "{:?}", seen.begun);
 }

@@ -218,6 +218,7 @@ fn one_worker_and_many_write_the_same_bytes() {
         let sink = output::create(&path, &format, 50 << 20, OutputOptions::default()).unwrap();
         let options = CopyOptions {
             workers: NonZero::new(workers),
+            ..CopyOptions::default()
         };
         copy(&source, vec![sink], &(), &options).unwrap();
         std::fs::read(path).unwrap()
