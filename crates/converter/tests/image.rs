@@ -209,6 +209,122 @@ fn map_agrees_with_qemu_img() {
     }
 }
 
+/// A loop device over a file, as root makes it; `None`, said aloud, where that is not allowed.
+struct LoopDevice(String);
+
+impl LoopDevice {
+    fn over(test: &str, file: &Path) -> Option<Self> {
+        if !test_oracles::has_tools(test, &["losetup"]) {
+            return None;
+        }
+        let made = Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .env("PATH", test_oracles::search_path())
+            .output()
+            .unwrap();
+        if !made.status.success() {
+            test_oracles::skip(test, "loop devices");
+            return None;
+        }
+        Some(Self(
+            String::from_utf8(made.stdout).unwrap().trim().to_owned(),
+        ))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup")
+            .args(["--detach", &self.0])
+            .env("PATH", test_oracles::search_path())
+            .status();
+    }
+}
+
+#[test]
+fn a_block_device_is_written_by_consent_and_never_the_source() {
+    let test = "a_block_device_is_written_by_consent_and_never_the_source";
+    let dir = tempfile::tempdir().unwrap();
+    let disk = raw_disk(dir.path(), 20 * MIB);
+    let before = std::fs::read(&disk).unwrap();
+    let full = |name: &str, size: u64| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, vec![0xee; size as usize]).unwrap();
+        path
+    };
+    let (target, small) = (full("target", 24 * MIB), full("small", 10 * MIB));
+    let Some(device) = LoopDevice::over(test, &target) else {
+        return;
+    };
+    let (Some(short), Some(own)) = (
+        LoopDevice::over(test, &small),
+        LoopDevice::over(test, &disk),
+    ) else {
+        return;
+    };
+    let disk_path = disk.to_str().unwrap();
+    let refused = |args: &[&str], says: &str| {
+        let (code, _, errors) = p2v(args);
+        assert!(code == 1 && errors.contains(says), "{args:?}: {errors}");
+    };
+    let onto =
+        |device: &str| ["image", "convert", disk_path, "--to", "raw", device].map(String::from);
+    let unasked = onto(&device.0);
+    refused(&unasked.each_ref().map(String::as_str), "--force");
+    let forced = |device: &str, format: &str| {
+        p2v(&[
+            "image", "convert", disk_path, "--from", "raw", "--force", "--to", format, device,
+        ])
+    };
+    for (device, format, says) in [
+        (&short.0, "raw", "it has 10485760 bytes"),
+        (&own.0, "raw", "one medium"),
+        (&device.0, "qcow2", "only raw"),
+    ] {
+        let (code, _, errors) = forced(device, format);
+        assert!(
+            code == 1 && errors.contains(says),
+            "{device} {format}: {errors}"
+        );
+    }
+    assert!(
+        std::fs::read(&disk).unwrap() == before,
+        "the source was written"
+    );
+    let untouched = std::fs::read(&target)
+        .unwrap()
+        .iter()
+        .all(|byte| *byte == 0xee);
+    assert!(untouched, "a refused device was written");
+
+    let (code, _, errors) = forced(&device.0, "raw");
+    assert_eq!(code, 0, "{errors}");
+    let args = [
+        "compare",
+        "-f",
+        "raw",
+        "-F",
+        "raw",
+        disk_path,
+        device.0.as_str(),
+    ];
+    let compared = qemu_img(test, &args).unwrap();
+    // What lies behind the disk is not ours; qemu-img compares it with zeroes.
+    let said = String::from_utf8_lossy(&compared.stdout);
+    assert!(
+        said.contains(&format!("mismatch at offset {}", 20 * MIB)),
+        "{said}"
+    );
+    let written = std::fs::read(&target).unwrap();
+    assert!(written[..20 * MIB as usize] == before[..]);
+    assert!(
+        written[20 * MIB as usize..]
+            .iter()
+            .all(|byte| *byte == 0xee)
+    );
+}
+
 #[test]
 fn compare_names_the_first_difference_and_counts() {
     let dir = tempfile::tempdir().unwrap();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use block_io::BlockRead;
 use image_formats::{CopyOptions, OutputFormat, OutputOptions, copy, output};
 
@@ -16,9 +16,10 @@ use crate::progress::ByteBar;
 Examples:
   p2v image convert disk.raw --to qcow2:zstd disk.qcow2
   p2v image convert old.vmdk --to vhdx:fixed new.vhdx --to raw new.raw
+  p2v image convert old.vmdk --to raw /dev/vg0/web --force
 
 Formats, options after a colon and separated by commas:
-  raw        preallocated
+  raw        preallocated; the output may be a block device, which is emptied first
   qcow2      zlib, zstd, cluster_size=BYTES, backing=FILE with backing_format=FORMAT
   vmdk       monolithicSparse, monolithicFlat, twoGbMaxExtentSparse, streamOptimized
   vhd        fixed, azure
@@ -31,7 +32,7 @@ pub struct Args {
     /// A format, with options after a colon, and the file to write; may be repeated
     #[arg(long, num_args = 2, value_names = ["FORMAT", "OUT"], required = true)]
     to: Vec<String>,
-    /// Replace outputs that exist
+    /// Replace outputs that exist, and write onto block devices
     #[arg(long)]
     force: bool,
     /// Do not wait until the outputs are on the medium: faster, but not safe from a power cut
@@ -59,6 +60,14 @@ pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     };
     let mut sinks = Vec::new();
     for (format, path) in &outputs {
+        // Said before anything else: the source is never written, by whatever name it is known.
+        ensure!(
+            !output::lies_on(path, &info.path),
+            "{} and {} are on one medium: writing onto the device would change the source; \
+             name another device, or a file",
+            path.display(),
+            info.path.display()
+        );
         let sink = output::create(path, format, image.size(), options.clone())
             .with_context(|| format!("starting {}", path.display()))?;
         sinks.push(sink);

@@ -1,6 +1,7 @@
 //! Outputs: which formats there are, and how one is started.
 
 mod blocks;
+mod device;
 mod format;
 pub mod journal;
 mod parts;
@@ -9,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub(crate) use blocks::{BlockTable, place_in_blocks};
+pub use device::lies_on;
 pub use format::{
     BackingFile, Compression, FormatError, OutputFormat, ParallelsOptions, Qcow2Options,
     RawOptions, VdiOptions, VhdOptions, VhdxOptions, VmdkKind,
@@ -71,6 +73,14 @@ pub enum OutputError {
         doing: &'static str,
         /// The operating system's answer.
         source: io::Error,
+    },
+    /// The output is a block device that cannot be written onto.
+    #[error("not writing onto the device {}: {why}", path.display())]
+    Device {
+        /// The device.
+        path: PathBuf,
+        /// Why not, and what the user can do.
+        why: String,
     },
     /// The image that the output is to lie over could not be read.
     #[error("reading {}, which the output is to lie over", path.display())]
@@ -264,6 +274,12 @@ pub fn create(
     options: OutputOptions,
 ) -> Result<Sink, OutputError> {
     let path = path.as_ref();
+    if device::is_block_device(path) && !matches!(format, OutputFormat::Raw(_)) {
+        return Err(OutputError::Device {
+            path: path.to_owned(),
+            why: "only raw disks are written onto devices; use --to raw".to_owned(),
+        });
+    }
     let (writer, names): (Box<dyn ImageWriter>, Vec<PathBuf>) = match format {
         OutputFormat::Raw(raw) => (
             Box::new(RawWriter::new(virtual_size, raw)),
@@ -321,18 +337,13 @@ pub fn create(
         }
         _ => None,
     };
-    let files = names
-        .iter()
-        .map(|name| PartFile::create(name, options.overwrite))
-        .collect::<Result<Vec<_>, _>>()?;
-    if let OutputFormat::Raw(raw) = format {
-        for file in &files {
-            file.set_len(virtual_size)?;
-            if raw.preallocated {
-                file.allocate(virtual_size)?;
-            }
-        }
-    }
+    let files = match format {
+        OutputFormat::Raw(raw) => vec![create_raw(path, raw, virtual_size, options.overwrite)?],
+        _ => names
+            .iter()
+            .map(|name| PartFile::create(name, options.overwrite))
+            .collect::<Result<Vec<_>, _>>()?,
+    };
     Ok(Sink {
         writer,
         files,
@@ -341,6 +352,23 @@ pub fn create(
         virtual_size,
         options,
     })
+}
+
+fn create_raw(
+    path: &Path,
+    options: &RawOptions,
+    size: u64,
+    overwrite: bool,
+) -> Result<PartFile, OutputError> {
+    if device::is_block_device(path) {
+        return PartFile::onto_device(path, size, overwrite);
+    }
+    let file = PartFile::create(path, overwrite)?;
+    file.set_len(size)?;
+    if options.preallocated {
+        file.allocate(size)?;
+    }
+    Ok(file)
 }
 
 /// Make `path`, an empty qcow2 over the image `backing`: reads fall through to it, writes stay in `path`.

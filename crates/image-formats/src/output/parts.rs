@@ -1,7 +1,7 @@
 //! The files of one output while they are being written.
 //!
 //! Every file is written under the name `NAME.part`, locked, and gets its real name only when it is
-//! complete. What is dropped before that is removed.
+//! complete. What is dropped before that is removed. A block device has no other name: see `device`.
 
 use std::fs::{File, TryLockError};
 use std::io::{self, IoSlice};
@@ -13,6 +13,7 @@ use rustix::fs::{CWD, FallocateFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::OutputError;
+use super::device::{self, Head};
 use super::journal::{Journal, Step};
 
 /// More slices than this in one call the kernel refuses (`IOV_MAX`).
@@ -22,13 +23,38 @@ const MAX_SLICES: usize = 1024;
 #[derive(Debug)]
 pub struct PartFile {
     file: File,
-    part: PathBuf,
+    place: Place,
     path: PathBuf,
     published: bool,
     journal: Option<(usize, Arc<dyn Journal>)>,
 }
 
+/// Where the bytes lie until the file is complete.
+#[derive(Debug)]
+enum Place {
+    /// In a file of this name, beside where it will be.
+    Beside(PathBuf),
+    /// On the device, but for its first bytes.
+    Device(Head),
+}
+
 impl PartFile {
+    /// Start on the block device `path`, which must have room for `size` bytes; they are made zero.
+    pub(crate) fn onto_device(
+        path: &Path,
+        size: u64,
+        overwrite: bool,
+    ) -> Result<Self, OutputError> {
+        let (file, head) = device::open(path, size, overwrite)?;
+        Ok(Self {
+            file,
+            place: Place::Device(head),
+            path: path.to_owned(),
+            published: false,
+            journal: None,
+        })
+    }
+
     /// Start `path` under its temporary name. An abandoned part file of that name is started over;
     /// one that another process is writing is left alone.
     pub(crate) fn create(path: &Path, overwrite: bool) -> Result<Self, OutputError> {
@@ -61,7 +87,7 @@ impl PartFile {
         }
         Ok(Self {
             file,
-            part,
+            place: Place::Beside(part),
             path: path.to_owned(),
             published: false,
             journal: None,
@@ -92,6 +118,10 @@ impl PartFile {
             offset,
             bytes: data,
         });
+        let (offset, data) = match &self.place {
+            Place::Device(head) => head.keep(offset, data),
+            Place::Beside(_) => (offset, data),
+        };
         self.file
             .write_all_at(data, offset)
             .map_err(|source| self.failed("writing", source))
@@ -99,6 +129,9 @@ impl PartFile {
 
     /// Write slices one after another from `offset` on, in as few calls as may be.
     pub(crate) fn write_slices(&self, offset: u64, slices: &[&[u8]]) -> Result<(), OutputError> {
+        if let Place::Device(_) = &self.place {
+            return self.write_rest(offset, slices, 0);
+        }
         let mut at = offset;
         for group in slices.chunks(MAX_SLICES) {
             let total: usize = group.iter().map(|slice| slice.len()).sum();
@@ -166,12 +199,21 @@ impl PartFile {
     /// Give the file its real name.
     pub(crate) fn publish(mut self, overwrite: bool) -> Result<(), OutputError> {
         self.record(Step::Publish);
+        let part = match &self.place {
+            Place::Beside(part) => part,
+            Place::Device(head) => {
+                head.write(&self.file)
+                    .map_err(|source| self.failed("writing the first bytes of", source))?;
+                self.published = true;
+                return self.sync();
+            }
+        };
         let failed = |source| OutputError::io(&self.path, "giving its name to", source);
         let flags = match overwrite {
             true => RenameFlags::empty(),
             false => RenameFlags::NOREPLACE,
         };
-        match rustix::fs::renameat_with(CWD, &self.part, CWD, &self.path, flags) {
+        match rustix::fs::renameat_with(CWD, part, CWD, &self.path, flags) {
             Ok(()) => {}
             Err(Errno::EXIST) => {
                 return Err(OutputError::Exists {
@@ -185,7 +227,7 @@ impl PartFile {
                         path: self.path.clone(),
                     });
                 }
-                std::fs::rename(&self.part, &self.path).map_err(failed)?;
+                std::fs::rename(part, &self.path).map_err(failed)?;
             }
             Err(error) => return Err(failed(error.into())),
         }
@@ -200,10 +242,10 @@ impl PartFile {
 
 impl Drop for PartFile {
     fn drop(&mut self) {
-        if !self.published {
+        if let (false, Place::Beside(part)) = (self.published, &self.place) {
             // Nothing can be done about a failure here, and every tool rejects the file anyway: its
             // header is written last.
-            let _ = std::fs::remove_file(&self.part);
+            let _ = std::fs::remove_file(part);
         }
     }
 }
