@@ -76,6 +76,7 @@ pub struct Resized {
 /// [`ResizeErrorKind::Dirty`], [`ResizeErrorKind::Damaged`], [`ResizeErrorKind::Disk`].
 pub fn resize_limits(disk: &dyn BlockRead, kind: FsKind) -> Result<ResizeLimits, ResizeError> {
     match kind {
+        kind if kind.is_ext() => crate::ext::resize::resize_limits(disk),
         FsKind::Swap | FsKind::SwapHibernated => crate::swap::resize_limits(disk),
         other => Err(not_here(other)),
     }
@@ -103,8 +104,8 @@ pub fn resize(
             ),
         ));
     }
-    let _ = recovery;
     match kind {
+        kind if kind.is_ext() => crate::ext::resize::resize(disk, new_size, recovery),
         FsKind::Swap | FsKind::SwapHibernated => crate::swap::resize(disk, new_size),
         other => Err(not_here(other)),
     }

@@ -15,11 +15,11 @@ use crate::tree::{Result, TreeError, TreeErrorKind};
 /// is taken.
 const GROUPS_TRIED: usize = 16;
 
-fn is_set(bitmap: &[u8], bit: u64) -> bool {
+pub(super) fn is_set(bitmap: &[u8], bit: u64) -> bool {
     u8_at(bitmap, (bit / 8) as usize) & 1 << (bit % 8) != 0
 }
 
-fn set_bits(bitmap: &mut [u8], bits: Range<u64>, value: bool) {
+pub(super) fn set_bits(bitmap: &mut [u8], bits: Range<u64>, value: bool) {
     for bit in bits {
         if let Some(byte) = bitmap.get_mut((bit / 8) as usize) {
             if value {
@@ -124,7 +124,7 @@ impl<D: BlockRead> Volume<D> {
     }
 
     /// The block bitmap of `group`, checked; made when the group has none yet.
-    fn block_bitmap(&self, group: u64, desc: &GroupDesc) -> Result<Vec<u8>> {
+    pub(super) fn block_bitmap(&self, group: u64, desc: &GroupDesc) -> Result<Vec<u8>> {
         let start = self.sb.group_start(group);
         let len = self.sb.group_len(group);
         if self.uses_checksum(desc, BLOCK_UNINIT) {
@@ -143,14 +143,14 @@ impl<D: BlockRead> Volume<D> {
         Ok(bitmap.to_vec())
     }
 
-    fn block_bitmap_sum(&self, bitmap: &[u8]) -> u32 {
+    pub(super) fn block_bitmap_sum(&self, bitmap: &[u8]) -> u32 {
         crc32c(
             self.sb.seed,
             slice(bitmap, 0, (self.sb.blocks_per_group / 8) as usize),
         )
     }
 
-    fn inode_bitmap_sum(&self, bitmap: &[u8]) -> u32 {
+    pub(super) fn inode_bitmap_sum(&self, bitmap: &[u8]) -> u32 {
         crc32c(
             self.sb.seed,
             slice(bitmap, 0, self.sb.inodes_per_group as usize / 8),
@@ -298,7 +298,7 @@ impl<D: BlockRead> Volume<D> {
         Ok(())
     }
 
-    fn inode_bitmap(&self, group: u64, desc: &GroupDesc) -> Result<Vec<u8>> {
+    pub(super) fn inode_bitmap(&self, group: u64, desc: &GroupDesc) -> Result<Vec<u8>> {
         let inodes = u64::from(self.sb.inodes_per_group);
         if self.uses_checksum(desc, INODE_UNINIT) {
             let mut bitmap = vec![0; self.block_size()];

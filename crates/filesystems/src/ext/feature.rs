@@ -2,8 +2,12 @@
 
 pub(crate) const HAS_JOURNAL: u32 = 0x4;
 pub(crate) const EXT_ATTR: u32 = 0x8;
+pub(crate) const RESIZE_INODE: u32 = 0x10;
 pub(crate) const DIR_INDEX: u32 = 0x20;
 pub(crate) const SPARSE_SUPER2: u32 = 0x200;
+pub(crate) const FAST_COMMIT: u32 = 0x400;
+pub(crate) const STABLE_INODES: u32 = 0x800;
+pub(crate) const ORPHAN_FILE: u32 = 0x1000;
 
 pub(crate) const COMPRESSION: u32 = 0x1;
 pub(crate) const FILETYPE: u32 = 0x2;
@@ -63,6 +67,21 @@ pub(crate) const RO_COMPAT_WRITE: u32 = SPARSE_SUPER
     | VERITY
     | ORPHAN_PRESENT;
 
+pub(crate) const COMPAT_NAMES: &[(u32, &str)] = &[
+    (0x1, "dir_prealloc"),
+    (0x2, "imagic_inodes"),
+    (HAS_JOURNAL, "has_journal"),
+    (EXT_ATTR, "ext_attr"),
+    (RESIZE_INODE, "resize_inode"),
+    (DIR_INDEX, "dir_index"),
+    (0x40, "lazy_bg"),
+    (0x80, "exclude_inode"),
+    (0x100, "snapshot_bitmap"),
+    (SPARSE_SUPER2, "sparse_super2"),
+    (FAST_COMMIT, "fast_commit"),
+    (STABLE_INODES, "stable_inodes"),
+    (ORPHAN_FILE, "orphan_file"),
+];
 pub(crate) const INCOMPAT_NAMES: &[(u32, &str)] = &[
     (COMPRESSION, "compression"),
     (FILETYPE, "filetype"),

@@ -2,11 +2,13 @@
 
 use super::checksum;
 use super::format::{Block, Superblock};
-use crate::bytes::{le16, le32, put_le16};
+use crate::bytes::{le16, le32, put_le16, put_le32};
 
 /// Flags of a group descriptor.
 pub(crate) const INODE_UNINIT: u16 = 1;
 pub(crate) const BLOCK_UNINIT: u16 = 2;
+/// The inode table holds zeroes where no inode was ever written.
+pub(crate) const INODE_ZEROED: u16 = 4;
 
 /// One group descriptor: its bytes, 32 or `desc_size` of them.
 #[derive(Debug, Clone)]
@@ -50,6 +52,25 @@ impl GroupDesc {
 
     pub(crate) fn inode_table(&self) -> Block {
         self.wide(0x08, 0x28)
+    }
+
+    fn set_wide(&mut self, low: usize, high: usize, value: u64) {
+        put_le32(&mut self.raw, low, value as u32);
+        if self.raw.len() >= 64 {
+            put_le32(&mut self.raw, high, (value >> 32) as u32);
+        }
+    }
+
+    pub(crate) fn set_block_bitmap(&mut self, block: Block) {
+        self.set_wide(0x00, 0x20, block);
+    }
+
+    pub(crate) fn set_inode_bitmap(&mut self, block: Block) {
+        self.set_wide(0x04, 0x24, block);
+    }
+
+    pub(crate) fn set_inode_table(&mut self, block: Block) {
+        self.set_wide(0x08, 0x28, block);
     }
 
     pub(crate) fn free_blocks(&self) -> u32 {

@@ -21,6 +21,7 @@ mod group;
 mod inode;
 mod journal;
 mod orphans;
+pub(crate) mod resize;
 mod tree;
 pub(crate) mod used;
 mod volume;
