@@ -40,6 +40,28 @@ impl PartitionKind {
         matches!(self, Self::Mbr(0x05 | 0x0F | 0x85))
     }
 
+    /// The type GUID that says of a partition what this type byte does, if there is one.
+    #[must_use]
+    pub fn gpt_equivalent(self) -> Option<Uuid> {
+        let Self::Mbr(byte) = self else {
+            return None;
+        };
+        Some(match byte {
+            0x01 | 0x04 | 0x06 | 0x07 | 0x0B | 0x0C | 0x0E => {
+                uuid!("EBD0A0A2-B9E5-4433-87C0-68B6B72699C7")
+            }
+            0x27 => uuid!("DE94BBA4-06D1-4D40-A16A-BFD50179D6AC"),
+            0x41 => uuid!("9E1A2D38-C612-4316-AA26-8B49521E5A8B"),
+            0x82 => uuid!("0657FD6D-A4AB-43C4-84E5-0933C84B4F4F"),
+            0x83 => uuid!("0FC63DAF-8483-4772-8E79-3D69D8477DE4"),
+            0x8E => uuid!("E6D6D379-F507-44C2-A23C-238F2A3DF928"),
+            0xEA => uuid!("BC13C2FF-59E6-4262-A352-B275FD6F7172"),
+            0xEF => uuid!("C12A7328-F81F-11D2-BA4B-00A0C93EC93B"),
+            0xFD => uuid!("A19D880F-05FC-4D3B-A006-743F0F84911E"),
+            _ => return None,
+        })
+    }
+
     /// Whether it belongs to a Windows dynamic disk (LDM), whose database lies at the end of the disk
     /// or in a partition of its own.
     #[must_use]

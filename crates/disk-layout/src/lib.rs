@@ -9,9 +9,13 @@
 //! [`apply`] it to a disk that can be written. Numbers, boot code, signatures, attributes, names and
 //! bytes we do not understand stay as they were.
 //!
+//! [`arrange`] plans a whole new layout: partitions grown, shrunk, moved, left out, MBR turned into GPT.
+//!
 //! The byte meanings stand in `mbr/format.rs` and `gpt/format.rs` and in `docs/formats/mbr-gpt.md`.
 #![forbid(unsafe_code)]
 
+pub mod arrange;
+mod boot_code;
 mod bytes;
 mod checks;
 mod finding;
@@ -23,6 +27,7 @@ mod mbr;
 mod patch;
 mod read;
 
+pub use boot_code::{BootCode, boot_code};
 pub use finding::{Damage, Finding, Severity};
 pub use gpt::format::{Attributes, GptEntry, GptTable};
 pub use gpt::writer::{plan_gpt, plan_gpt_repair};
