@@ -3,6 +3,7 @@
 use block_io::{MemoryDisk, Overlay};
 use filesystems::ext::{ExtTree, Recovery};
 use filesystems::fat::FatTree;
+use filesystems::ntfs::NtfsTree;
 use filesystems::path::GuestPath;
 use filesystems::probe::FsKind;
 use filesystems::tree::{Attributes, FileKind, FileTree};
@@ -44,6 +45,10 @@ pub fn feed(data: &[u8]) {
         read_all(&tree);
     }
     if let Ok(tree) = XfsTree::open_ignoring_log(disk()) {
+        read_all(&tree);
+    }
+    if let Ok(tree) = NtfsTree::open_ignoring_log(disk()) {
+        let _ = tree.condition();
         read_all(&tree);
     }
     let _ = filesystems::ntfs::system_files(&disk());

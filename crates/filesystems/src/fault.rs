@@ -2,6 +2,8 @@
 
 use block_io::{BlockError, BlockErrorKind};
 
+use crate::tree::{TreeError, TreeErrorKind};
+
 /// What a reader of a volume meets. Damage is noted as a finding, and what it hides counts as used; a
 /// disk that fails ends the reading.
 #[derive(Debug)]
@@ -29,5 +31,14 @@ impl From<String> for Fault {
     }
 }
 
+impl From<Fault> for TreeError {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::Damage(why) => Self::of(TreeErrorKind::Corrupt, why),
+            Fault::Disk(error) => error.into(),
+        }
+    }
+}
+
 /// What a reader of a volume answers.
-pub(crate) type Result<T> = std::result::Result<T, Fault>;
+pub(crate) type Result<T, E = Fault> = std::result::Result<T, E>;

@@ -15,12 +15,23 @@ pub(crate) const VOLUME: u64 = 3;
 pub(crate) const ROOT: u64 = 5;
 pub(crate) const BITMAP: u64 = 6;
 
+pub(crate) const UPCASE: u64 = 10;
+/// The first record that is not one of the system's own. // FILE_first_user
+pub(crate) const FIRST_USER: u64 = 16;
+
 /// Types of attributes.
+pub(crate) const STANDARD_INFORMATION: u32 = 0x10;
 pub(crate) const ATTRIBUTE_LIST: u32 = 0x20;
+pub(crate) const FILE_NAME: u32 = 0x30;
 pub(crate) const VOLUME_INFORMATION: u32 = 0x70;
 pub(crate) const DATA: u32 = 0x80;
 pub(crate) const INDEX_ROOT: u32 = 0x90;
 pub(crate) const INDEX_ALLOCATION: u32 = 0xA0;
+pub(crate) const REPARSE_POINT: u32 = 0xC0;
+pub(crate) const EA: u32 = 0xE0;
+
+/// The 48 bits of a reference that are the number of a record; those above count its uses.
+pub(crate) const NUMBER: u64 = 0xFFFF_FFFF_FFFF;
 
 /// Fixups protect each 512 bytes, whatever the sector size.
 const STRIDE: usize = 512;
@@ -150,6 +161,20 @@ impl Record {
         Ok(Self { raw, number })
     }
 
+    /// How often this record was taken for a new file.
+    pub(crate) fn sequence(&self) -> u16 {
+        le16(&self.raw, 0x10)
+    }
+
+    pub(crate) fn is_directory(&self) -> bool {
+        le16(&self.raw, 0x16) & 2 != 0
+    }
+
+    /// The record it continues; 0 for one that stands for itself.
+    pub(crate) fn base(&self) -> u64 {
+        le64(&self.raw, 0x20) & NUMBER
+    }
+
     /// Its attributes, in order; a damaged one ends them.
     pub(crate) fn attributes(&self) -> impl Iterator<Item = Attribute<'_>> {
         let mut at = usize::from(le16(&self.raw, 0x14));
@@ -198,6 +223,29 @@ impl<'a> Attribute<'a> {
         u8_at(self.raw, 8) == 0
     }
 
+    pub(crate) fn name(&self) -> Vec<u16> {
+        let len = usize::from(u8_at(self.raw, 9)) * 2;
+        utf16(slice(self.raw, usize::from(le16(self.raw, 10)), len))
+    }
+
+    /// 0x0001 compressed, 0x4000 encrypted, 0x8000 sparse.
+    pub(crate) fn flags(&self) -> u16 {
+        le16(self.raw, 12)
+    }
+
+    /// Number that tells attributes of one record apart.
+    pub(crate) fn id(&self) -> u16 {
+        le16(self.raw, 14)
+    }
+
+    /// Power of two of the clusters that are compressed together.
+    pub(crate) fn unit(&self) -> u8 {
+        match self.is_resident() {
+            true => 0,
+            false => u8_at(self.raw, 0x22),
+        }
+    }
+
     pub(crate) fn is_named(&self, name: &str) -> bool {
         let len = usize::from(u8_at(self.raw, 9)) * 2;
         is_utf16(
@@ -207,7 +255,7 @@ impl<'a> Attribute<'a> {
         )
     }
 
-    fn first_vcn(&self) -> u64 {
+    pub(crate) fn first_vcn(&self) -> u64 {
         if self.is_resident() {
             0
         } else {
@@ -316,8 +364,19 @@ pub(crate) struct Run {
     pub(crate) count: u64,
 }
 
-/// An entry of an attribute list that is about `kind` and `name`: where it begins, and its record.
-pub(crate) fn list_entries(list: &[u8], kind: u32, name: &str) -> Vec<(u64, u64)> {
+/// An entry of an attribute list: which attribute, from which cluster on, is in which record.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ListEntry {
+    pub(crate) kind: u32,
+    pub(crate) name: Vec<u16>,
+    pub(crate) vcn: u64,
+    pub(crate) id: u16,
+    pub(crate) record: u64,
+}
+
+/// The entries of an attribute list; a damaged one ends them.
+/// Offsets: 0 type, 4 length, 6 name length, 7 name, 8 first VCN, 16 record, 24 number.
+pub(crate) fn attribute_list(list: &[u8]) -> Vec<ListEntry> {
     let mut found = Vec::new();
     let mut at = 0;
     loop {
@@ -325,17 +384,35 @@ pub(crate) fn list_entries(list: &[u8], kind: u32, name: &str) -> Vec<(u64, u64)
         if len < 26 || at + len > list.len() {
             break;
         }
-        let name_len = usize::from(u8_at(list, at + 6)) * 2;
-        let name_at = at + usize::from(u8_at(list, at + 7));
-        if le32(list, at) == kind && is_utf16(slice(list, name_at, name_len), name_len, name) {
-            // The upper 16 bits of a reference count the uses of the record.
-            found.push((le64(list, at + 8), le64(list, at + 16) & 0xFFFF_FFFF_FFFF));
-        }
+        let entry = slice(list, at, len);
+        let name_len = usize::from(u8_at(entry, 6)) * 2;
+        found.push(ListEntry {
+            kind: le32(entry, 0),
+            name: utf16(slice(entry, u8_at(entry, 7).into(), name_len)),
+            vcn: le64(entry, 8),
+            id: le16(entry, 24),
+            record: le64(entry, 16) & NUMBER,
+        });
         at += len;
     }
+    found
+}
+
+/// The entries of an attribute list that are about `kind` and `name`: where each begins, and its record.
+pub(crate) fn list_entries(list: &[u8], kind: u32, name: &str) -> Vec<(u64, u64)> {
+    let mut found: Vec<_> = attribute_list(list)
+        .into_iter()
+        .filter(|e| e.kind == kind && e.name.iter().copied().eq(name.encode_utf16()))
+        .map(|e| (e.vcn, e.record))
+        .collect();
     found.sort_unstable();
     found.dedup();
     found
+}
+
+/// The code units in `bytes`.
+pub(crate) fn utf16(bytes: &[u8]) -> Vec<u16> {
+    bytes.chunks_exact(2).map(|pair| le16(pair, 0)).collect()
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
 //! The state of `$LogFile`: whether it holds changes that are not yet in their places.
 
+use block_io::BlockRead;
+
 use super::format::{DATA, LOG_FILE, undo_fixups};
 use super::volume::{Stream, Volume};
 use crate::bytes::{le16, le32, le64, slice};
@@ -13,7 +15,7 @@ const NO_CLIENT: u16 = 0xFFFF;
 const IS_CLEAN: u16 = 0x0002;
 
 /// Whether the log was closed, so that `$Bitmap` and the MFT are as the system would see them.
-pub(crate) fn is_closed(volume: &Volume) -> Result<bool> {
+pub(crate) fn is_closed<D: BlockRead>(volume: &Volume<D>) -> Result<bool> {
     let Some(Stream::Runs { runs, size, .. }) = volume.stream(LOG_FILE, DATA, "")? else {
         return Err(Fault::Damage("record 2: the log has no data".to_owned()));
     };

@@ -5,11 +5,11 @@ use std::ops::Range;
 
 use block_io::BlockRead;
 
+use super::dir;
 use super::format::{DATA, ROOT};
-use super::index;
+use super::names::UpCase;
 use super::volume::{Stream, Volume};
-use crate::fault::Fault;
-use crate::tree::{Result, TreeError, TreeErrorKind};
+use crate::tree::Result;
 
 /// Names that Windows gives, in the root directory.
 const NAMES: [&str; 3] = ["pagefile.sys", "swapfile.sys", "hiberfil.sys"];
@@ -33,21 +33,22 @@ pub struct SystemFile {
 /// # Errors
 /// `Corrupt` with position, expected and found; `Disk`.
 pub fn system_files(disk: &dyn BlockRead) -> Result<Vec<SystemFile>> {
-    find_all(disk).map_err(|fault| match fault {
-        Fault::Damage(why) => TreeError::of(TreeErrorKind::Corrupt, format!("NTFS: {why}")),
-        Fault::Disk(error) => TreeError::from(error),
-    })
+    Ok(find_all(&Volume::open(disk)?)?)
 }
 
-fn find_all(disk: &dyn BlockRead) -> crate::fault::Result<Vec<SystemFile>> {
-    let volume = Volume::open(disk)?;
+/// As [`system_files`].
+pub(super) fn find_all<D: BlockRead>(volume: &Volume<D>) -> crate::fault::Result<Vec<SystemFile>> {
+    let upcase = UpCase::read(volume)?;
+    let root = volume.file(ROOT, 0)?;
     let mut files = Vec::new();
     for name in NAMES {
-        let Some(record) = index::find(&volume, ROOT, name)? else {
+        let units: Vec<u16> = name.encode_utf16().collect();
+        let found = dir::find(volume, &upcase, &root, &units)?;
+        let Some(found) = found.first() else {
             continue;
         };
         // A file that fits into its record has no clusters to leave out.
-        let Some(Stream::Runs { runs, size, .. }) = volume.stream(record, DATA, "")? else {
+        let Some(Stream::Runs { runs, size, .. }) = volume.stream(found.record, DATA, "")? else {
             continue;
         };
         let cluster = volume.boot.cluster;
@@ -58,7 +59,7 @@ fn find_all(disk: &dyn BlockRead) -> crate::fault::Result<Vec<SystemFile>> {
                     .map(|lcn| lcn * cluster..(lcn + run.count) * cluster)
             })
             .collect();
-        let is_hibernated = name == "hiberfil.sys" && holds_memory(disk, &ranges)?;
+        let is_hibernated = name == "hiberfil.sys" && holds_memory(&volume.disk, &ranges)?;
         files.push(SystemFile {
             name,
             size,
@@ -71,7 +72,7 @@ fn find_all(disk: &dyn BlockRead) -> crate::fault::Result<Vec<SystemFile>> {
 
 /// Windows writes "hibr" (8 and later "HIBR") at the start of the file when it goes to sleep, "wake"
 /// while it wakes up, and zeroes the page or changes the word when it is done.
-fn holds_memory(disk: &dyn BlockRead, ranges: &[Range<u64>]) -> crate::fault::Result<bool> {
+fn holds_memory<D: BlockRead>(disk: &D, ranges: &[Range<u64>]) -> crate::fault::Result<bool> {
     let Some(first) = ranges.first() else {
         return Ok(false);
     };

@@ -45,7 +45,7 @@ pub(crate) fn used_ranges<'a>(
 }
 
 struct Bitmap<'a> {
-    volume: Volume<'a>,
+    volume: Volume<&'a dyn BlockRead>,
     stream: Stream,
     findings: Findings,
 }

@@ -13,7 +13,7 @@ use crate::fault::{Fault, Result};
 const MOST_LIST: u64 = 256 << 10;
 
 /// Where a file's bytes lie.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum Stream {
     /// In its record.
     Resident(Vec<u8>),
@@ -26,15 +26,17 @@ pub(crate) enum Stream {
     },
 }
 
-pub(crate) struct Volume<'a> {
-    pub(crate) disk: &'a dyn BlockRead,
+pub(crate) struct Volume<D> {
+    pub(crate) disk: D,
     pub(crate) boot: Boot,
     /// The runs of the MFT.
-    mft: Vec<Run>,
+    pub(crate) mft: Vec<Run>,
+    /// How many bytes of the MFT there are.
+    pub(crate) mft_size: u64,
 }
 
-impl<'a> Volume<'a> {
-    pub(crate) fn open(disk: &'a dyn BlockRead) -> Result<Self> {
+impl<D: BlockRead> Volume<D> {
+    pub(crate) fn open(disk: D) -> Result<Self> {
         let mut raw = [0; 512];
         disk.read_at(0, &mut raw)?;
         let boot = Boot::parse(&raw, disk.size())?;
@@ -49,6 +51,7 @@ impl<'a> Volume<'a> {
             disk,
             boot,
             mft: vec![start],
+            mft_size: 0,
         };
         volume.learn_mft()?;
         Ok(volume)
@@ -71,6 +74,7 @@ impl<'a> Volume<'a> {
             )));
         }
         self.mft = runs;
+        self.mft_size = first.sizes().0;
         if let Some(list) = self.list_of(&record)? {
             for (vcn, number) in list_entries(&list, DATA, "") {
                 let known = self.mft.last().map_or(0, |run| run.vcn + run.count);
@@ -98,7 +102,7 @@ impl<'a> Volume<'a> {
     }
 
     /// The attribute list of a record, if it has one.
-    fn list_of(&self, record: &Record) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn list_of(&self, record: &Record) -> Result<Option<Vec<u8>>> {
         let Some(list) = record.attribute(ATTRIBUTE_LIST, "", 0) else {
             return Ok(None);
         };
@@ -147,7 +151,7 @@ impl<'a> Volume<'a> {
         Ok(sizes.map(|(size, valid)| Stream::Runs { runs, size, valid }))
     }
 
-    fn stream_of(&self, whole: &Attribute) -> Result<Stream> {
+    pub(crate) fn stream_of(&self, whole: &Attribute) -> Result<Stream> {
         if whole.is_resident() {
             return Ok(Stream::Resident(whole.value().to_vec()));
         }

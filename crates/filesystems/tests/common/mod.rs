@@ -8,6 +8,7 @@
     clippy::expect_used
 )]
 
+pub mod ntfs;
 pub mod oracle;
 
 use std::path::Path;
