@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use block_io::FileDiskMut;
-use common::oracle::{assert_same, host_tree, make_tree};
-use common::{VARIANTS, fsck, fsck_fix, has_tools, mke2fs, run, run_ok, text};
+use common::oracle::{assert_same, host_tree, make_tree, our_tree};
+use common::{Mount, Seeded, VARIANTS, fsck, fsck_fix, has_tools, mke2fs, run, run_ok, text};
+use filesystems::ext::ExtTree;
+use filesystems::path::GuestPath;
 use filesystems::probe::probe;
-use filesystems::resize::{ResizeErrorKind, Resized, resize, resize_limits};
-use filesystems::tree::Recovery;
+use filesystems::resize::{ResizeErrorKind, ResizeLimits, Resized, resize, resize_limits};
+use filesystems::tree::{Attributes, FileTree, Recovery};
 
 const TOOLS: &[&str] = &["mke2fs", "e2fsck", "dumpe2fs", "resize2fs", "debugfs"];
 const MIB: u64 = 1 << 20;
@@ -201,4 +203,266 @@ fn a_small_file_system_grows_to_16_tib() {
         assert_same(&files(&image), &tree, name);
         std::fs::remove_file(&image).unwrap();
     }
+}
+
+/// What `resize2fs -P` estimates, in bytes.
+fn estimate(image: &Path) -> u64 {
+    let told = run_ok("resize2fs", &["-P", text(image)]);
+    let blocks: u64 = told.rsplit(' ').next().unwrap().trim().parse().unwrap();
+    blocks * number(image, "Block size")
+}
+
+fn limits(image: &Path) -> ResizeLimits {
+    let disk = FileDiskMut::open(image).unwrap();
+    let kind = probe(&disk).unwrap().unwrap().kind;
+    resize_limits(&disk, kind).unwrap_or_else(|e| panic!("{e}"))
+}
+
+#[test]
+fn every_variant_shrinks_in_steps_to_its_smallest_and_grows_again() {
+    let test = "every_variant_shrinks_in_steps_to_its_smallest_and_grows_again";
+    if !has_tools(test, TOOLS) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    make_tree(&from, 60, true);
+    for (name, args, mib) in VARIANTS
+        .iter()
+        .filter(|(name, ..)| !name.contains("bigalloc"))
+    {
+        let image = dir.path().join(name);
+        mke2fs(&image, mib * MIB, args, None);
+        scatter(&image, &from);
+        fsck_fix(&image, "-fyD");
+        let tree = files(&image);
+        let smallest = limits(&image).smallest;
+        let theirs = estimate(&image);
+        println!("{name}: smallest {smallest}, resize2fs -P {theirs}");
+        assert!(
+            smallest <= theirs + theirs / 50 + 65_536 * 8,
+            "{name}: {smallest} and {theirs}"
+        );
+        let middle = smallest + (mib * MIB - smallest) / 2;
+        for size in [mib * MIB - 65_536, middle, smallest, mib * MIB] {
+            let what = format!("{name} to {size}");
+            let before = std::time::Instant::now();
+            let done = resized(&image, size);
+            println!("{what}: {done:?} {:?}", before.elapsed());
+            fsck(&image, &what);
+            copies_agree(&image, &what);
+            assert_same(&files(&image), &tree, &what);
+        }
+        std::fs::remove_file(&image).unwrap();
+    }
+}
+
+/// Fill `image` by the kernel (else by `debugfs`), so that files lie all over it: large ones are written
+/// before and removed afterwards.
+fn scatter(image: &Path, from: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    let mount = run(
+        "mount",
+        &["-t", "ext4", "-o", "loop", text(image), text(dir.path())],
+    );
+    if !mount.status.success() {
+        let mut script = String::new();
+        for (name, contents) in host_tree(from) {
+            let name = String::from_utf8(name).unwrap();
+            script += &match contents {
+                None => format!("mkdir \"/{name}\"\n"),
+                Some(_) => format!("write \"{}/{name}\" \"/{name}\"\n", text(from)),
+            };
+        }
+        let commands = dir.path().join("commands");
+        std::fs::write(&commands, script).unwrap();
+        run_ok("debugfs", &["-w", "-f", text(&commands), text(image)]);
+        return;
+    }
+    // Half of the space, in pieces, so that what comes behind lies behind.
+    let free =
+        String::from_utf8_lossy(&run("df", &["--output=avail", "-B1", text(dir.path())]).stdout)
+            .into_owned();
+    let free: u64 = free.lines().last().unwrap().trim().parse().unwrap();
+    let piece = vec![7; (free / 40) as usize];
+    for n in 0..30 {
+        let _ = std::fs::write(dir.path().join(format!("filler{n}")), &piece);
+    }
+    run("sync", &["-f", text(dir.path())]);
+    run_ok(
+        "cp",
+        &["-a", &format!("{}/.", text(from)), text(dir.path())],
+    );
+    let grown = dir.path().join("in pieces");
+    for n in 0..200_u8 {
+        use std::io::Write;
+        let mut file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&grown)
+            .unwrap();
+        file.write_all(&[n; 3000]).unwrap();
+        file.sync_all().unwrap();
+        std::fs::write(dir.path().join(format!("many/between {n}")), [n; 1500]).unwrap();
+    }
+    for n in 0..30 {
+        let _ = std::fs::remove_file(dir.path().join(format!("filler{n}")));
+    }
+    run_ok("umount", &[text(dir.path())]);
+}
+
+/// File systems of small groups, so that inodes and directories lie in many of them.
+const SMALL_GROUPS: &[(&str, &str)] = &[
+    ("ext4", "-t ext4 -b 1024 -g 1024 -O ^flex_bg"),
+    ("ext4-flex", "-t ext4 -b 1024 -g 1024 -G 4"),
+    (
+        "ext4-inline",
+        "-t ext4 -b 1024 -I 256 -g 1024 -O ^flex_bg,inline_data",
+    ),
+    (
+        "ext4-orphans",
+        "-t ext4 -b 1024 -g 2048 -O orphan_file,^flex_bg",
+    ),
+    (
+        "ext4-ea-inode",
+        "-t ext4 -b 1024 -g 2048 -O ea_inode,^flex_bg",
+    ),
+    ("ext4-mmp", "-t ext4 -b 1024 -g 1024 -O mmp,^flex_bg"),
+    (
+        "ext4-meta-bg",
+        "-t ext4 -b 1024 -g 512 -O meta_bg,^resize_inode,^flex_bg",
+    ),
+    (
+        "ext4-sparse2",
+        "-t ext4 -b 1024 -g 1024 -O sparse_super2,^resize_inode",
+    ),
+    (
+        "ext4-rhel",
+        "-t ext4 -b 1024 -g 1024 -O ^metadata_csum,^64bit,uninit_bg",
+    ),
+    ("ext3", "-t ext3 -b 1024 -g 1024"),
+    ("ext2", "-t ext2 -b 1024 -g 1024"),
+];
+
+/// Thousands of steps with `P2V_STEPS=3000`.
+#[test]
+fn random_steps_of_growing_shrinking_and_writing_stay_sound() {
+    let test = "random_steps_of_growing_shrinking_and_writing_stay_sound";
+    if !has_tools(test, TOOLS) {
+        return;
+    }
+    let steps = std::env::var("P2V_STEPS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(120_u64);
+    let seed = std::env::var("P2V_SEED")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(1);
+    let dir = tempfile::tempdir().unwrap();
+    let mut renumbered = 0;
+    for (n, (name, args)) in SMALL_GROUPS.iter().enumerate() {
+        let image = dir.path().join(name);
+        let args = format!("{args} -i 16384");
+        mke2fs(&image, 12 * MIB, &args, None);
+        fsck_fix(&image, "-fyD");
+        let mut random = Seeded(seed + n as u64 * 1000);
+        let mut expected = Files::new();
+        {
+            // The kernel spreads the directories of the root over all groups.
+            let Some(mount) = Mount::new(test, &image, "rw") else {
+                return;
+            };
+            for k in 0..40 {
+                let name = format!("dir{k}");
+                std::fs::create_dir(mount.path().join(&name)).unwrap();
+                expected.insert(name.into_bytes(), None);
+            }
+        }
+        for step in 0..steps.div_ceil(SMALL_GROUPS.len() as u64) {
+            let what = format!("{name}, seed {seed}, step {step}");
+            write_something(&image, &mut random, &mut expected);
+            let bounds = limits(&image);
+            let size = match random.below(4) {
+                0 => bounds.smallest,
+                1 | 2 => bounds.smallest + random.below(bounds.current - bounds.smallest + 1),
+                _ => bounds.current + random.below(8 * MIB),
+            };
+            let done = resized(&image, size.max(3 * MIB));
+            renumbered += done.renumbered;
+            fsck(&image, &format!("{what}: {done:?}"));
+            let tree = ExtTree::open(FileDiskMut::open(&image).unwrap()).unwrap();
+            let mut found = our_tree(&tree);
+            found.remove(&b"lost+found"[..]);
+            assert_same(&found, &expected, &what);
+        }
+        let mut found = files(&image);
+        found.remove(&b"lost+found"[..]);
+        assert_same(&found, &expected, name);
+    }
+    println!("{renumbered} inodes were renumbered");
+    assert!(renumbered > 50, "{renumbered}");
+}
+
+/// Make, change and remove files and directories through our own tree.
+fn write_something(image: &Path, random: &mut Seeded, expected: &mut Files) {
+    let mut tree = ExtTree::open_rw(FileDiskMut::open(image).unwrap(), Recovery::Refuse).unwrap();
+    let new = Attributes::root_owned(0o755, 1_700_000_000);
+    for _ in 0..random.below(30) {
+        let space = tree.space().unwrap();
+        let dirs: Vec<Vec<u8>> = expected
+            .iter()
+            .filter(|(_, c)| c.is_none())
+            .map(|(n, _)| n.clone())
+            .collect();
+        let below = match dirs.len() {
+            0 => Vec::new(),
+            n => [&dirs[random.below(n as u64) as usize][..], b"/"].concat(),
+        };
+        let name = [
+            &below[..],
+            format!(
+                "n{:x}{}",
+                random.below(1 << 20),
+                "x".repeat(random.below(90) as usize)
+            )
+            .as_bytes(),
+        ]
+        .concat();
+        let path = GuestPath::new([b"/", &name[..]].concat());
+        if expected.contains_key(&name) || name.len() > 900 {
+            continue;
+        }
+        let wanted = random.below(5);
+        if wanted == 0 && space.free_inodes > 4 && space.free > 64 << 10 {
+            tree.create_dir(&path, new).unwrap();
+            expected.insert(name, None);
+        } else if wanted == 1 {
+            let files: Vec<Vec<u8>> = expected
+                .iter()
+                .filter(|(_, c)| c.is_some())
+                .map(|(n, _)| n.clone())
+                .collect();
+            if let Some(gone) = files.get(random.below(files.len() as u64) as usize) {
+                tree.remove(&GuestPath::new([b"/", &gone[..]].concat()))
+                    .unwrap();
+                expected.remove(gone);
+            }
+        } else if space.free_inodes > 4 && space.free > 400 << 10 {
+            let len = match random.below(4) {
+                0 => random.below(40),
+                1 => random.below(3000),
+                _ => random.below(150_000),
+            };
+            let contents = random.bytes(len as usize);
+            tree.write_file(&path, &contents, new).unwrap();
+            if random.below(4) == 0 {
+                let len = random.below(200) as usize;
+                let value = random.bytes(len);
+                let _ = tree.set_xattr(&path, b"user.note", Some(&value));
+            }
+            expected.insert(name, Some(contents));
+        }
+    }
+    tree.sync().unwrap();
 }

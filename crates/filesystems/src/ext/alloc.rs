@@ -107,7 +107,10 @@ impl<D: BlockRead> Volume<D> {
         Ok(())
     }
 
-    fn system_in(&self, blocks: Range<Block>) -> impl Iterator<Item = Range<Block>> + '_ {
+    pub(super) fn system_in(
+        &self,
+        blocks: Range<Block>,
+    ) -> impl Iterator<Item = Range<Block>> + '_ {
         let first = self
             .system
             .partition_point(|range| range.end <= blocks.start);

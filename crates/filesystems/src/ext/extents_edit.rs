@@ -120,6 +120,42 @@ impl ExtentList {
         freed
     }
 
+    /// Whether any block of the file or of its tree lies at `end` or behind it.
+    pub(crate) fn reaches(&self, end: Block) -> bool {
+        let beyond = |extent: &Extent| extent.physical + extent.len > end;
+        self.extents.iter().any(beyond) || self.nodes.iter().any(|node| *node >= end)
+    }
+
+    /// Put every block where `to` says it lies now: the new place of a block, and for how many blocks
+    /// from it that holds.
+    pub(crate) fn translate(&mut self, to: impl Fn(Block) -> Result<(Block, u64)>) -> Result<()> {
+        let mut extents = Vec::with_capacity(self.extents.len());
+        for whole in &self.extents {
+            let mut done = 0;
+            while done < whole.len {
+                let (physical, holds) = to(whole.physical + done)?;
+                let len = holds.clamp(1, whole.len - done);
+                extents.push(Extent {
+                    logical: whole.logical + done,
+                    len,
+                    physical,
+                    unwritten: whole.unwritten,
+                });
+                done += len;
+            }
+        }
+        self.extents = extents;
+        for node in &mut self.nodes {
+            *node = to(*node)?.0;
+        }
+        Ok(())
+    }
+
+    /// How many extents the file has.
+    pub(crate) fn len(&self) -> usize {
+        self.extents.len()
+    }
+
     /// Join neighbours, and split what is longer than an extent may be.
     fn normalise(&mut self) {
         let mut joined: Vec<Extent> = Vec::with_capacity(self.extents.len());

@@ -39,6 +39,28 @@ impl<D: BlockWrite> Volume<D> {
         Ok(())
     }
 
+    /// Put the right checksums into an orphan file that moved: they cover where its blocks lie and
+    /// which inode it is.
+    pub(crate) fn seal_orphan_file(&mut self) -> Result<()> {
+        if !self.sb.has_compat(feature::ORPHAN_FILE) || !self.sb.has_metadata_csum() {
+            return Ok(());
+        }
+        let file = self.live_inode(self.sb.orphan_file_inode())?;
+        let tail = self.block_size() - 8;
+        for logical in 0..(file.size() / self.sb.block_size).min(self.sb.blocks) {
+            let whose = format!("orphan file, block {logical}");
+            let Some(place) = self.run(&file, logical)?.physical else {
+                return Err(corrupt(format!("{whose}: expected a block, found a hole")));
+            };
+            let block = self.block(place, &whose)?;
+            let sum = crc32c(file.seed(self.sb.seed), &place.to_le_bytes());
+            let sum = crc32c(sum, slice(&block, 0, tail));
+            let block = self.edit_block(place, &whose)?;
+            put_le32(block, tail + 4, sum);
+        }
+        Ok(())
+    }
+
     fn finish_orphan(&mut self, inode: &mut Inode) -> Result<()> {
         if inode.number < self.sb.first_inode() || inode.kind().is_none() {
             return Err(corrupt(format!(

@@ -297,7 +297,7 @@ fn metadata(sb: &Superblock, desc: &GroupDesc) -> Vec<Range<u64>> {
 }
 
 /// The runs of set bits as ranges of blocks.
-fn runs(bitmap: &[u8], whole: &Range<u64>, ratio: u64) -> Vec<Range<u64>> {
+pub(super) fn runs(bitmap: &[u8], whole: &Range<u64>, ratio: u64) -> Vec<Range<u64>> {
     let len = (whole.end - whole.start).div_ceil(ratio);
     let mut runs = Vec::new();
     let mut bit = 0;

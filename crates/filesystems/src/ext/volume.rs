@@ -61,8 +61,13 @@ impl<D: BlockRead> Volume<D> {
         let mut raw = vec![0; SUPERBLOCK_LEN];
         disk.read_at(SUPERBLOCK_OFFSET, &mut raw)?;
         let sb = Superblock::parse(raw, disk.size()).map_err(from_parse)?;
+        Ok(Self::with_superblock(disk, sb))
+    }
+
+    /// The blocks of `disk` as `sb` counts them.
+    pub(crate) fn with_superblock(disk: D, sb: Superblock) -> Self {
         let clock = i64::from(sb.last_write_time()).max(946_684_800);
-        Ok(Self {
+        Self {
             disk,
             sb,
             clean: RefCell::default(),
@@ -71,7 +76,7 @@ impl<D: BlockRead> Volume<D> {
             system: Vec::new(),
             clock,
             contents: Vec::new(),
-        })
+        }
     }
 
     pub(crate) fn block_size(&self) -> usize {

@@ -10,7 +10,8 @@ use crate::ext::group::GroupDesc;
 use crate::ext::volume::Volume;
 use crate::resize::ResizeError;
 
-const RESIZE_INODE: u32 = 7;
+/// The inode that keeps room for descriptors.
+pub(super) const RESIZE_INODE: u32 = 7;
 /// The slot of the double indirect block in an inode.
 const DOUBLE: usize = 13;
 

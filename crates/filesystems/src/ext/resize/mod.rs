@@ -6,11 +6,17 @@
 //! - [`grow`]: the last group filled up, new groups behind it. Nothing is ever moved: where the
 //!   descriptor table has no room left, what follows goes into the new groups (`meta_bg`), as Linux
 //!   does when it grows a mounted file system.
+//! - [`shrink`]: planned by [`space`] from bitmaps alone; [`renumber`] and [`moves`] put inodes and
+//!   blocks elsewhere and change all that names them.
 //! - [`copies`]: descriptor tables and superblocks with their copies, and the resize inode.
 
 mod copies;
 mod geometry;
 mod grow;
+mod moves;
+mod renumber;
+mod shrink;
+mod space;
 
 use block_io::{BlockRead, BlockWrite, Overlay};
 
@@ -54,11 +60,13 @@ fn dirty(detail: impl Into<String>) -> ResizeError {
 pub(crate) fn resize_limits(disk: &dyn BlockRead) -> Result<ResizeLimits, ResizeError> {
     let mut volume = Volume::open(Overlay::new(disk))?;
     recover(&mut volume, Recovery::Replay)?;
+    volume.system.clear();
+    volume.survey_system_blocks()?;
     let sb = &volume.sb;
     let (largest, largest_because) = geometry::largest(sb);
     let current = sb.blocks * sb.block_size;
     Ok(ResizeLimits {
-        smallest: current,
+        smallest: space::Space::survey(&volume)?.smallest() * sb.block_size,
         current,
         largest: largest.max(current),
         largest_because,
@@ -82,12 +90,7 @@ pub(crate) fn resize(
     match blocks.cmp(&now) {
         std::cmp::Ordering::Equal => Ok(unchanged(&volume)),
         std::cmp::Ordering::Greater => grow::grow(&mut volume, blocks).map_err(torn),
-        std::cmp::Ordering::Less => Err(torn(ResizeError::new(
-            ResizeErrorKind::TooSmall {
-                smallest: now * volume.sb.block_size,
-            },
-            "",
-        ))),
+        std::cmp::Ordering::Less => shrink::shrink(&mut volume, blocks).map_err(torn),
     }
 }
 
