@@ -77,6 +77,7 @@ pub struct Resized {
 pub fn resize_limits(disk: &dyn BlockRead, kind: FsKind) -> Result<ResizeLimits, ResizeError> {
     match kind {
         kind if kind.is_ext() => crate::ext::resize::resize_limits(disk),
+        FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => crate::fat::resize::resize_limits(disk),
         FsKind::Swap | FsKind::SwapHibernated => crate::swap::resize_limits(disk),
         other => Err(not_here(other)),
     }
@@ -106,6 +107,9 @@ pub fn resize(
     }
     match kind {
         kind if kind.is_ext() => crate::ext::resize::resize(disk, new_size, recovery),
+        FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => {
+            crate::fat::resize::resize(disk, new_size, recovery)
+        }
         FsKind::Swap | FsKind::SwapHibernated => crate::swap::resize(disk, new_size),
         other => Err(not_here(other)),
     }

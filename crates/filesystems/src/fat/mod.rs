@@ -8,6 +8,7 @@ mod dir;
 mod edit;
 mod format;
 mod names;
+pub(crate) mod resize;
 mod tree;
 pub(crate) mod used;
 mod volume;
