@@ -20,6 +20,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Verb {
     Inspect(crate::inspect::Args),
+    Plan(crate::plan::Args),
     Convert(convert::Args),
     Boot(boot::Args),
     Serve(crate::serve::Args),
@@ -44,6 +45,7 @@ pub fn main() -> ExitCode {
 fn run(verb: Verb) -> anyhow::Result<ExitCode> {
     match verb {
         Verb::Inspect(args) => crate::inspect::run(&args),
+        Verb::Plan(args) => crate::plan::run(&args),
         Verb::Convert(args) => convert::run(args),
         Verb::Boot(args) => boot::run(&args),
         Verb::Serve(args) => crate::serve::run(args),

@@ -1,11 +1,12 @@
 //! Open the guest: from disks to volumes to the tree of files its fstab describes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use anyhow::Context;
-use block_io::{BlockRead, Overlay, Window};
+use block_io::{BlockRead, BlockWrite, Overlay, Window};
 use disk_layout::{DiskId, Partition};
-use disk_survey::{Survey, UsedOnly, Volume, survey};
+use disk_survey::{Survey, Volume, survey};
 use driver_injection::{DeviceFacts, Guest, GuestVolume, RootChoice, SourceHardware};
 use filesystems::ext::{ExtTree, Recovery};
 use filesystems::probe::Probe;
@@ -13,8 +14,9 @@ use filesystems::tree::FileTree;
 
 use super::source::Source;
 
-/// A disk as it will be written: what is in use of the source, with the edits over it.
-pub type EditedDisk = Arc<Overlay<UsedOnly<Arc<dyn BlockRead>>>>;
+/// A disk as it will be written: what is in use of the source, laid out anew where that is wanted, with
+/// the edits over it.
+pub type EditedDisk = Arc<dyn BlockWrite>;
 
 /// A disk and what was found on it.
 pub struct OpenDisk {
@@ -22,6 +24,9 @@ pub struct OpenDisk {
     pub disk: EditedDisk,
     /// Its table and volumes.
     pub survey: Survey,
+    /// The numbers its partitions had on the source, where that is another disk layout: by these the
+    /// guest's configuration names them.
+    pub renumbered: BTreeMap<u32, u32>,
 }
 
 /// Look at every disk of `source` and put an overlay over it.
@@ -39,6 +44,7 @@ pub fn open_disks(source: &Source) -> anyhow::Result<Vec<OpenDisk>> {
             Ok(OpenDisk {
                 disk: Arc::new(Overlay::new(used)),
                 survey,
+                renumbered: BTreeMap::new(),
             })
         })
         .collect()
@@ -138,7 +144,7 @@ fn facts_of(
 ) -> DeviceFacts {
     DeviceFacts {
         disk: Some(index),
-        partition: partition.map(|p| p.number),
+        partition: partition.map(|p| open.renumbered.get(&p.number).copied().unwrap_or(p.number)),
         partuuid: partition.and_then(|p| partition_uuid(open.survey.layout.disk_id.as_ref(), p)),
         partlabel: partition
             .and_then(|p| p.name.clone())

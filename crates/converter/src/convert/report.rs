@@ -15,12 +15,15 @@ use super::guest::OpenDisk;
 use super::source::Source;
 use crate::describe::Written;
 use crate::files::put_whole;
+use crate::layout::{self, DiskPlan, Layouts};
 use crate::progress::human_bytes;
 
 /// What the report's file name ends with.
 pub const ENDING: &str = "-report.json";
+/// What the file name of the picture of the new layout ends with.
+pub const PICTURE: &str = "-layout.svg";
 /// What the names of the files beside the images end with.
-pub const ENDINGS: [&str; 4] = [".json", ".xml", ".sh", ENDING];
+pub const ENDINGS: [&str; 5] = [".json", ".xml", ".sh", ENDING, PICTURE];
 
 /// The report of a conversion, as it is written to `NAME-report.json`.
 #[derive(Debug, Serialize)]
@@ -29,6 +32,9 @@ pub struct Report<'a> {
     p2v_version: &'static str,
     machine: &'a str,
     disks: Vec<DiskReport<'a>>,
+    /// New layouts of disks that got one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    layouts: Vec<&'a DiskPlan>,
     #[serde(flatten)]
     plan: Option<&'a Plan>,
     outcomes: &'a [Outcome],
@@ -82,11 +88,22 @@ impl<'a> Report<'a> {
             p2v_version: env!("CARGO_PKG_VERSION"),
             machine: &source.name,
             disks: source.disks.iter().zip(disks).map(disk_report).collect(),
+            layouts: Vec::new(),
             plan,
             outcomes,
             images,
             steps: watch.steps,
         }
+    }
+
+    /// The same, with how the disks were laid out anew.
+    #[must_use]
+    pub fn with_layouts(mut self, layouts: Option<&'a Layouts>) -> Self {
+        let plans = layouts
+            .into_iter()
+            .flat_map(|layouts| layouts.disks.iter().flatten());
+        self.layouts = plans.collect();
+        self
     }
 
     /// Keep it in `path`.
@@ -153,6 +170,26 @@ pub fn print_plan(plan: Option<&Plan>) {
     match plan {
         Some(plan) => println!("{plan}"),
         None => println!("the disks are copied as they are: no change is planned"),
+    }
+}
+
+/// Print today's layouts beside the new ones, if there are any.
+pub fn print_layouts(layouts: Option<&Layouts>) {
+    match layouts {
+        Some(layouts) => println!("{}", layout::describe(layouts)),
+        None => println!("the disks keep their layout\n"),
+    }
+}
+
+/// Draw the new layouts into `path`, if there are any.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn write_picture(layouts: Option<&Layouts>, path: &Path) -> anyhow::Result<()> {
+    match layouts {
+        Some(layouts) => put_whole(path, layout::picture(layouts).as_bytes(), 0o644)
+            .with_context(|| format!("writing {}", path.display())),
+        None => Ok(()),
     }
 }
 

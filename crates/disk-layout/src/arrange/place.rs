@@ -72,6 +72,28 @@ pub(super) struct Spot {
     pub(super) record: Option<u64>,
 }
 
+/// Which partitions stay where they are, if they can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Keep {
+    /// Those before this one, and itself.
+    UpTo(usize),
+    /// All, and the unused end of the extended partition too; or none but a first one that nothing
+    /// pushes.
+    Whole(bool),
+}
+
+impl Keep {
+    const ALL: Self = Self::Whole(true);
+    const NONE: Self = Self::Whole(false);
+
+    fn holds(self, index: usize) -> bool {
+        match self {
+            Self::UpTo(last) => index <= last,
+            Self::Whole(all) => all,
+        }
+    }
+}
+
 /// All new places.
 #[derive(Debug, Clone)]
 pub(super) struct Placing {
@@ -222,7 +244,7 @@ impl Plan {
     /// The size of the smallest disk that holds `items` as they are, in whole MiB. Closing the gaps
     /// mostly needs less; not where it would align what was not.
     pub(super) fn disk_for(&self, items: &[Item]) -> u64 {
-        let ends = [0, items.len()].map(|keep| self.run(items, keep).end);
+        let ends = [Keep::NONE, Keep::ALL].map(|keep| self.run(items, keep).end);
         self.disk_of(ends[0].min(ends[1]))
     }
 
@@ -248,12 +270,17 @@ impl Plan {
         let grows = items
             .iter()
             .position(|item| item.weight > 0 && item.largest > item.size);
+        let in_order = items.is_sorted_by_key(|item| item.old.start);
         // Everything stays where it is, up to the first that grows, if that leaves room; otherwise
         // the gaps are closed.
-        let keep = grows.map_or(items.len(), |index| index + 1);
+        let keep = match grows {
+            Some(index) if in_order => Keep::UpTo(index),
+            Some(_) => Keep::NONE,
+            None => Keep::ALL,
+        };
         let keep = match self.run(&items, keep).end <= usable {
             true => keep,
-            false => 0,
+            false => Keep::NONE,
         };
         let packed = self.run(&items, keep);
         if packed.end > usable {
@@ -328,8 +355,8 @@ impl Plan {
         items
     }
 
-    /// One after the other; the first `keep` stay where they are if they can.
-    fn run(&self, items: &[Item], keep: usize) -> Placing {
+    /// One after the other; those in `keep` stay where they are if they can.
+    fn run(&self, items: &[Item], keep: Keep) -> Placing {
         let mut run = Run {
             plan: self,
             first_of_chain: self.first_of_chain(items),
@@ -340,7 +367,7 @@ impl Plan {
         for (index, item) in items.iter().enumerate() {
             let aligned = item.old.start.is_multiple_of(self.align);
             let at_first = index == 0 && item.old.start == self.first;
-            let may_stay = (index < keep || at_first) && (aligned || !self.realign);
+            let may_stay = (keep.holds(index) || at_first) && (aligned || !self.realign);
             run.add(item, may_stay);
             let last = items.get(index + 1).is_none_or(|next| !next.logical);
             if let (true, true, Some(range)) = (item.logical, last, &mut run.container) {
@@ -348,7 +375,7 @@ impl Plan {
                 run.cursor = range.end;
             }
         }
-        if keep >= items.len() {
+        if keep == Keep::ALL {
             run.keep_empty_container();
         }
         Placing {
@@ -371,12 +398,12 @@ impl Plan {
     }
 
     /// The extended partition keeps its end while nothing in it changes and nothing needs the room.
-    fn container_end(&self, items: &[Item], keep: usize, cursor: u64, start: u64) -> u64 {
+    fn container_end(&self, items: &[Item], keep: Keep, cursor: u64, start: u64) -> u64 {
         let Some(extended) = &self.extended else {
             return cursor;
         };
         let whole = items.iter().all(|item| !item.logical || !item.is_resized());
-        let stays = keep >= items.len() && whole && start == extended.old.start;
+        let stays = keep == Keep::ALL && whole && start == extended.old.start;
         if stays {
             cursor.max(extended.old.end)
         } else {
