@@ -1,11 +1,15 @@
 //! A window on its way from the source to every output.
 
+use std::collections::HashMap;
+
 use block_io::{BlockError, BlockRead};
 
 use super::plan::Window;
 use super::{CopyError, SharedSink};
 use crate::codec::Encoder;
-use crate::output::{EncodedChunk, OutputError, PartFile, PlacedBytes, Placement, Stored};
+use crate::output::{
+    EncodedChunk, OutputError, PartFile, PlacedBytes, Placement, Repeated, Stored,
+};
 
 /// What carries a window, and what becomes of it in every output.
 pub(super) struct Carrier {
@@ -78,6 +82,7 @@ impl Carrier {
     /// Write what was placed, runs that follow each other in a file in one call.
     pub(super) fn write(&self, sinks: &[SharedSink<'_>]) -> Result<(), OutputError> {
         for (sink, load) in sinks.iter().zip(&self.loads) {
+            let repeated = spell_out(&load.placements);
             let mut run: Vec<&[u8]> = Vec::new();
             let mut run_file = 0;
             let mut run_start = 0;
@@ -87,6 +92,7 @@ impl Carrier {
                     PlacedBytes::Plain(range) => &self.plain[range.clone()],
                     PlacedBytes::Packed(range) => &load.packed[range.clone()],
                     PlacedBytes::Made(bytes) => bytes,
+                    PlacedBytes::Repeated(table) => repeated.get(&table).map_or(&[], Vec::as_slice),
                 };
                 if placement.file != run_file || placement.offset != run_end {
                     flush_run(sink.files, run_file, run_start, &mut run)?;
@@ -99,6 +105,17 @@ impl Carrier {
         }
         Ok(())
     }
+}
+
+/// The bytes of each table of equal entries, once however often it is placed.
+fn spell_out(placements: &[Placement]) -> HashMap<&Repeated, Vec<u8>> {
+    let mut spelled = HashMap::new();
+    for placement in placements {
+        if let PlacedBytes::Repeated(table) = &placement.bytes {
+            spelled.entry(table).or_insert_with(|| table.bytes());
+        }
+    }
+    spelled
 }
 
 fn flush_run(

@@ -168,7 +168,8 @@ impl Placement {
     pub(crate) fn write_made(&self, file: &PartFile) -> Result<(), OutputError> {
         match &self.bytes {
             PlacedBytes::Made(bytes) => file.write_at(self.offset, bytes),
-            _ => Ok(()),
+            PlacedBytes::Repeated(word) => file.write_at(self.offset, &word.bytes()),
+            PlacedBytes::Plain(_) | PlacedBytes::Packed(_) => Ok(()),
         }
     }
 }
@@ -182,6 +183,25 @@ pub enum PlacedBytes {
     Packed(std::ops::Range<usize>),
     /// Bytes the writer made: tables, headers of grains.
     Made(Vec<u8>),
+    /// A table all entries of which are equal. A gap of a large disk may need thousands of them at once.
+    Repeated(Repeated),
+}
+
+/// A word of eight bytes, over and over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Repeated {
+    /// The word as it is stored.
+    pub word: [u8; 8],
+    /// How often.
+    pub times: usize,
+}
+
+impl Repeated {
+    /// The bytes it stands for.
+    #[must_use]
+    pub fn bytes(&self) -> Vec<u8> {
+        self.word.repeat(self.times)
+    }
 }
 
 /// The layout of one format: it decides where bytes go; it compresses and writes nothing itself.

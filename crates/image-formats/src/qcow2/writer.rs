@@ -15,7 +15,7 @@ use super::host_space::{HostSpace, be_bytes_64, made};
 use crate::codec::Codec;
 use crate::output::{
     Barrier, Compression, EncodedChunk, ImageWriter, OutputError, PartFile, PlacedBytes, Placement,
-    Qcow2Options, Stored,
+    Qcow2Options, Repeated, Stored,
 };
 
 /// The layout of a new qcow2 file.
@@ -182,7 +182,11 @@ impl Qcow2Writer {
         if let Some(l2) = self.l2.take() {
             let offset = self.space.allocate(1);
             self.l1[l2.index as usize] = offset | COPIED;
-            placements.push(made(offset, be_bytes_64(&l2.entries)));
+            placements.push(Placement {
+                file: 0,
+                offset,
+                bytes: table_bytes(&l2.entries),
+            });
         }
     }
 
@@ -215,6 +219,20 @@ impl Qcow2Writer {
             size: self.virtual_size,
             why: why.to_owned(),
         }
+    }
+}
+
+/// A table as it is stored; one of equal entries, as they come by the thousand where a large disk is zero
+/// and the image below is not, in few bytes.
+fn table_bytes(entries: &[u64]) -> PlacedBytes {
+    match entries.first() {
+        Some(first) if entries.iter().all(|entry| entry == first) => {
+            PlacedBytes::Repeated(Repeated {
+                word: first.to_be_bytes(),
+                times: entries.len(),
+            })
+        }
+        _ => PlacedBytes::Made(be_bytes_64(entries)),
     }
 }
 
