@@ -11,6 +11,7 @@ const LEVELS: &[(&str, u32)] = &[
     ("disk-layout", 1),
     ("filesystems", 1),
     ("image-formats", 1),
+    ("luks", 1),
     ("disk-survey", 2),
     ("stream-protocol", 2),
     ("chunk-store", 2),
@@ -22,6 +23,11 @@ const LEVELS: &[(&str, u32)] = &[
 
 /// What a crate must never import although its level would allow it, and why.
 const NEVER: &[(&str, &str, &str)] = &[
+    (
+        "p2v-agent",
+        "luks",
+        "an encrypted volume is sent as it is: no secret is asked for on the source",
+    ),
     (
         "p2v-agent",
         "image-formats",
