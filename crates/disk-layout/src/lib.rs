@@ -1,4 +1,5 @@
-//! What the sectors of a disk are divided into: MBR, GPT and their damage.
+//! What the sectors of a disk are divided into: MBR, GPT and their damage; and what volume managers
+//! make of partitions: LVM2 and Linux md.
 //!
 //! [`read_layout`] reads whatever table a disk has, as the Linux kernel would number its partitions,
 //! and says in [`Finding`]s what is wrong with it and what was done about that. A damaged table is no
@@ -10,6 +11,10 @@
 //! bytes we do not understand stay as they were.
 //!
 //! [`arrange`] plans a whole new layout: partitions grown, shrunk, moved, left out, MBR turned into GPT.
+//!
+//! Volume managers are read in two steps: what one device says of itself ([`lvm::read_physical_volume`],
+//! [`md::read_member`]), and what the devices of a machine give together ([`lvm::assemble`],
+//! [`md::assemble`]). Either ends in a [`volume::VolumeMap`], which a [`volume::VolumeDisk`] turns into a disk.
 //!
 //! The byte meanings stand in `mbr/format.rs` and `gpt/format.rs` and in `docs/formats/mbr-gpt.md`.
 #![forbid(unsafe_code)]
@@ -23,9 +28,12 @@ mod gpt;
 mod kinds;
 mod layout;
 mod lba;
+pub mod lvm;
 mod mbr;
+pub mod md;
 mod patch;
 mod read;
+pub mod volume;
 
 pub use boot_code::{BootCode, boot_code};
 pub use finding::{Damage, Finding, Severity};

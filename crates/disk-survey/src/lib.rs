@@ -1,5 +1,9 @@
 //! What a disk holds: its partition table, what lies in each partition, and which bytes are in use.
 //!
+//! [`survey_all`] looks at the disks of a machine together: volume groups over several of them are put
+//! together, the file systems in their volumes are asked for their used blocks, and the answer is passed
+//! down to each disk.
+//!
 //! [`survey`] looks at a disk once. [`Survey::used_only`] then shows the disk with everything that is
 //! not in use as zeroes, so that whoever copies or sends it by its extents skips free space without
 //! knowing why.
@@ -13,11 +17,15 @@
 //! edited disk again before copying it.
 #![forbid(unsafe_code)]
 
+mod content;
+mod draft;
 mod map;
 mod signatures;
+mod stack;
 mod survey;
 mod used_only;
 
 pub use map::UsedMap;
+pub use stack::{Member, Stack, StackVolume, VolumeOf, survey_all};
 pub use survey::{About, Finding, Survey, SurveyError, Volume, survey};
 pub use used_only::UsedOnly;

@@ -110,6 +110,20 @@ impl UsedMap {
         (used, end.min(self.size))
     }
 
+    /// How many bytes of `range` are in use.
+    #[must_use]
+    pub fn used_bytes_in(&self, range: Range<u64>) -> u64 {
+        let (mut at, mut sum) = (range.start, 0);
+        let end = range.end.min(self.size);
+        while at < end {
+            let (used, next) = self.run_at(at);
+            let next = next.min(end);
+            sum += if used { next - at } else { 0 };
+            at = next;
+        }
+        sum
+    }
+
     /// How many bytes are in use.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {

@@ -308,7 +308,12 @@ impl GptTable {
 /// A table of a megabyte at most is summed once a disk: 256 words of table are speed enough, and
 /// spare a dependency.
 pub(crate) fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, byte| {
+    !crc32_step(!0, bytes)
+}
+
+/// The register of that sum, `crc` before `bytes`, after them.
+pub(crate) fn crc32_step(crc: u32, bytes: &[u8]) -> u32 {
+    bytes.iter().fold(crc, |crc, byte| {
         let index = (crc as u8) ^ byte;
         (crc >> 8) ^ CRC_TABLE[usize::from(index)]
     })
