@@ -79,6 +79,7 @@ pub fn resize_limits(disk: &dyn BlockRead, kind: FsKind) -> Result<ResizeLimits,
         kind if kind.is_ext() => crate::ext::resize::resize_limits(disk),
         FsKind::Fat12 | FsKind::Fat16 | FsKind::Fat32 => crate::fat::resize::resize_limits(disk),
         FsKind::Swap | FsKind::SwapHibernated => crate::swap::resize_limits(disk),
+        FsKind::Ntfs => crate::ntfs::resize::resize_limits(disk),
         other => Err(not_here(other)),
     }
 }
@@ -111,6 +112,7 @@ pub fn resize(
             crate::fat::resize::resize(disk, new_size, recovery)
         }
         FsKind::Swap | FsKind::SwapHibernated => crate::swap::resize(disk, new_size),
+        FsKind::Ntfs => crate::ntfs::resize::resize(disk, new_size),
         other => Err(not_here(other)),
     }
 }

@@ -34,7 +34,7 @@ pub(crate) const EA: u32 = 0xE0;
 pub(crate) const NUMBER: u64 = 0xFFFF_FFFF_FFFF;
 
 /// Fixups protect each 512 bytes, whatever the sector size.
-const STRIDE: usize = 512;
+pub(crate) const STRIDE: usize = 512;
 /// Most records of a run list that are kept for one file (24 bytes each).
 const MOST_RUNS: usize = 4 << 20;
 
@@ -55,6 +55,8 @@ pub(crate) fn cluster_size(sector: u64, count: u8) -> Option<u64> {
 /// the MFT, 0x40 size of a record.
 #[derive(Debug, Clone)]
 pub(crate) struct Boot {
+    pub(crate) sector: u64,
+    pub(crate) sectors: u64,
     pub(crate) cluster: u64,
     pub(crate) clusters: u64,
     pub(crate) mft: Lcn,
@@ -96,6 +98,8 @@ impl Boot {
             return fault("record size", "512 to 65536", record);
         }
         let boot = Self {
+            sector,
+            sectors,
             cluster,
             clusters: sectors * sector / cluster,
             mft: le64(raw, 0x30),
@@ -210,8 +214,8 @@ impl Record {
 /// value; else: 0x10 first VCN, 0x18 last VCN, 0x20 runs, 0x28 allocated, 0x30 size, 0x38 valid size.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Attribute<'a> {
-    raw: &'a [u8],
-    record: u64,
+    pub(crate) raw: &'a [u8],
+    pub(crate) record: u64,
 }
 
 impl<'a> Attribute<'a> {
@@ -285,13 +289,30 @@ impl<'a> Attribute<'a> {
 
     /// Append the runs of a non-resident one to `runs`, which end where it begins.
     pub(crate) fn add_runs(&self, runs: &mut Vec<Run>, clusters: u64) -> Result<(), String> {
+        let vcn = self.first_vcn();
+        let end = runs.last().map_or(0, |run| run.vcn + run.count);
+        if self.is_resident() || vcn != end {
+            return Err(format!(
+                "record {}: runs: expected to begin at {end}, found {vcn}",
+                self.record
+            ));
+        }
+        self.decode_runs(runs, clusters)
+    }
+
+    /// The runs of this part alone, of a non-resident one.
+    pub(crate) fn own_runs(&self, clusters: u64) -> Result<Vec<Run>, String> {
+        let mut runs = Vec::new();
+        if !self.is_resident() {
+            self.decode_runs(&mut runs, clusters)?;
+        }
+        Ok(runs)
+    }
+
+    fn decode_runs(&self, runs: &mut Vec<Run>, clusters: u64) -> Result<(), String> {
         let fault = |what: String| Err(format!("record {}: runs: {what}", self.record));
         let mut at = usize::from(le16(self.raw, 0x20));
         let mut vcn = self.first_vcn();
-        let end = runs.last().map_or(0, |run| run.vcn + run.count);
-        if self.is_resident() || vcn != end {
-            return fault(format!("expected to begin at {end}, found {vcn}"));
-        }
         let mut lcn = 0_i64;
         loop {
             let head = u8_at(self.raw, at);
@@ -332,6 +353,54 @@ impl<'a> Attribute<'a> {
         }
         Ok(())
     }
+}
+
+/// The bytes that tell these runs, of which the first begins where the part does, with the 0 that ends
+/// them. Runs that follow each other are told as one.
+pub(crate) fn encode_runs(runs: &[Run]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut last = 0_i64;
+    for run in joined(runs) {
+        let count = signed_bytes(run.count as i64);
+        let delta = match run.lcn {
+            Some(lcn) => {
+                let delta = lcn as i64 - last;
+                last = lcn as i64;
+                signed_bytes(delta)
+            }
+            None => Vec::new(),
+        };
+        bytes.push((delta.len() << 4 | count.len()) as u8);
+        bytes.extend(count);
+        bytes.extend(delta);
+    }
+    bytes.push(0);
+    bytes
+}
+
+/// The same runs, those that follow each other joined.
+pub(crate) fn joined(runs: &[Run]) -> Vec<Run> {
+    let mut out: Vec<Run> = Vec::with_capacity(runs.len());
+    for run in runs {
+        match out.last_mut() {
+            Some(last)
+                if last.lcn.map(|lcn| lcn + last.count) == run.lcn
+                    || (last.lcn, run.lcn) == (None, None) =>
+            {
+                last.count += run.count;
+            }
+            _ => out.push(*run),
+        }
+    }
+    out
+}
+
+/// A number in as few bytes as hold it and its sign.
+fn signed_bytes(number: i64) -> Vec<u8> {
+    let bytes = number.to_le_bytes();
+    let is_enough = |len: &usize| signed(slice(&bytes, 0, *len)) == number;
+    let len = (1..8).find(is_enough).unwrap_or(8);
+    slice(&bytes, 0, len).to_vec()
 }
 
 /// Whether `len` bytes of UTF-16 are `text`, which is ASCII.
@@ -451,6 +520,27 @@ mod tests {
             attribute.add_runs(&mut runs, 0x6000).is_err(),
             "does not begin where the others end"
         );
+    }
+
+    #[test]
+    fn runs_are_encoded_as_they_are_decoded() {
+        let run = |vcn, lcn, count| Run { vcn, lcn, count };
+        let runs = [
+            run(0, Some(0x5634), 24),
+            run(24, None, 32),
+            run(56, Some(0x5624), 8),
+        ];
+        let bytes = [0x21, 0x18, 0x34, 0x56, 0x01, 0x20, 0x11, 0x08, 0xF0, 0];
+        assert_eq!(encode_runs(&runs), bytes);
+        let halves = [
+            run(0, Some(0x5634), 20),
+            run(20, Some(0x5648), 4),
+            runs[1],
+            runs[2],
+        ];
+        assert_eq!(encode_runs(&halves), bytes, "joined");
+        // A count of 128 needs two bytes, or it would be negative.
+        assert_eq!(encode_runs(&[run(0, Some(1), 128)]), [0x12, 0x80, 0, 1, 0]);
     }
 
     #[test]

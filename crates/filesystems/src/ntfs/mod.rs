@@ -1,5 +1,5 @@
 //! NTFS: reading of files, used clusters, the condition a volume was left in, and where page and
-//! hibernation files lie. Own code.
+//! hibernation files lie, growing and shrinking. Own code.
 //!
 //! What is supported and what is refused by name stands in `docs/formats/ntfs.md`.
 
@@ -14,6 +14,7 @@ mod lznt1;
 mod lzx;
 mod names;
 mod reparse;
+pub(crate) mod resize;
 mod system_files;
 mod tree;
 pub(crate) mod used;
