@@ -7,14 +7,15 @@ mod common;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use block_io::FileDiskMut;
-use common::oracle::{assert_same, host_tree, make_tree, our_tree};
+use block_io::{BlockRead, FileDiskMut, Overlay};
+use common::oracle::{assert_same, host_tree, make_tree, mutate, our_tree, used};
 use common::{Mount, Seeded, VARIANTS, fsck, fsck_fix, has_tools, mke2fs, run, run_ok, text};
 use filesystems::ext::ExtTree;
 use filesystems::path::GuestPath;
 use filesystems::probe::probe;
 use filesystems::resize::{ResizeErrorKind, ResizeLimits, Resized, resize, resize_limits};
 use filesystems::tree::{Attributes, FileTree, Recovery};
+use filesystems::used::Findings;
 
 const TOOLS: &[&str] = &["mke2fs", "e2fsck", "dumpe2fs", "resize2fs", "debugfs"];
 const MIB: u64 = 1 << 20;
@@ -465,4 +466,174 @@ fn write_something(image: &Path, random: &mut Seeded, expected: &mut Files) {
         }
     }
     tree.sync().unwrap();
+}
+
+#[test]
+fn damaged_bytes_give_errors_and_never_a_panic() {
+    let test = "ext: damaged_bytes_give_errors_and_never_a_panic";
+    if !has_tools(test, TOOLS) {
+        return;
+    }
+    let rounds = std::env::var("P2V_STEPS")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(150_u64);
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    make_tree(&from, 25, true);
+    // Without checksums the damage gets further.
+    for (name, args, mib) in [
+        (
+            "plain",
+            "-t ext4 -b 1024 -g 2048 -O ^metadata_csum,^uninit_bg,^flex_bg",
+            40,
+        ),
+        ("ext3", "-t ext3 -b 1024 -g 2048", 40),
+        (
+            "inline",
+            "-t ext4 -b 1024 -g 2048 -O ^metadata_csum,inline_data,ea_inode,meta_bg,^resize_inode",
+            40,
+        ),
+        ("sums", "-t ext4 -b 4096", 40),
+    ] {
+        let image = dir.path().join(name);
+        mke2fs(&image, mib * MIB, args, Some(&from));
+        fsck_fix(&image, "-fyD");
+        let used = used(&FileDiskMut::open(&image).unwrap(), &Findings::default());
+        let file = std::fs::OpenOptions::new()
+            .write(true)
+            .open(&image)
+            .unwrap();
+        file.set_len(3 * mib * MIB).unwrap();
+        let kind = probe(&FileDiskMut::open(&image).unwrap())
+            .unwrap()
+            .unwrap()
+            .kind;
+        let mut random = Seeded(mib);
+        let (mut refused, mut done) = (0, 0);
+        for _ in 0..rounds {
+            let disk = Overlay::new(FileDiskMut::open(&image).unwrap());
+            for _ in 0..=random.below(4) {
+                let at = match random.below(4) {
+                    0 => 1024 + random.below(0x290),
+                    1 => 2048 + random.below(2048),
+                    2 => random.below(400 << 10),
+                    _ => {
+                        let range = &used[random.below(used.len() as u64) as usize];
+                        (range.start + random.below(range.end - range.start)).min(mib * MIB - 1)
+                    }
+                };
+                mutate(&disk, at, &mut random);
+            }
+            let _ = resize_limits(&disk, kind);
+            for size in [3 * mib * MIB, 22 * MIB, 14 * MIB] {
+                match resize(&disk, kind, size, Recovery::Replay) {
+                    Ok(_) => done += 1,
+                    Err(error) => {
+                        refused += 1;
+                        assert!(error.to_string().len() > 30, "{error}");
+                        if !error.is_torn() {
+                            continue;
+                        }
+                        assert!(error.to_string().contains("drop the overlay"), "{error}");
+                        disk.undo();
+                    }
+                }
+            }
+        }
+        println!("{name}: {done} done, {refused} refused");
+        assert!(
+            refused > 10 && done > 10,
+            "{name}: {done} done, {refused} refused"
+        );
+    }
+}
+
+/// A disk that counts the bytes it is asked for.
+struct Counting<D> {
+    disk: D,
+    read: std::sync::atomic::AtomicU64,
+}
+
+impl<D: BlockRead> BlockRead for Counting<D> {
+    fn size(&self) -> u64 {
+        self.disk.size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> block_io::Result<()> {
+        self.read
+            .fetch_add(buf.len() as u64, std::sync::atomic::Ordering::Relaxed);
+        self.disk.read_at(offset, buf)
+    }
+}
+
+#[test]
+fn limits_are_found_without_reading_files() {
+    let test = "limits_are_found_without_reading_files";
+    if !has_tools(test, TOOLS) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    std::fs::create_dir(&from).unwrap();
+    for n in 0..40 {
+        std::fs::write(from.join(format!("large{n}")), vec![n; 4 << 20]).unwrap();
+    }
+    let image = dir.path().join("image");
+    mke2fs(&image, 1024 * MIB, "-t ext4 -b 4096", Some(&from));
+    let disk = Counting {
+        disk: FileDiskMut::open(&image).unwrap(),
+        read: 0.into(),
+    };
+    let kind = probe(&disk).unwrap().unwrap().kind;
+    let bounds = resize_limits(&disk, kind).unwrap();
+    let read = disk.read.load(std::sync::atomic::Ordering::Relaxed);
+    println!("{bounds:?}, {read} bytes read of 160 MiB in files");
+    assert!(read < MIB, "{read}");
+    assert!(
+        bounds.smallest > 160 * MIB && bounds.smallest < 260 * MIB,
+        "{bounds:?}"
+    );
+}
+
+#[test]
+fn what_is_not_clean_is_refused_or_replayed() {
+    let test = "what_is_not_clean_is_refused_or_replayed";
+    if !has_tools(test, TOOLS) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (image, copy) = (dir.path().join("image"), dir.path().join("copy"));
+    mke2fs(&image, 64 * MIB, "-t ext4 -b 1024", None);
+    {
+        let Some(mount) = Mount::new(test, &image, "rw") else {
+            return;
+        };
+        for n in 0..200 {
+            std::fs::write(mount.path().join(format!("file{n}")), [n as u8; 5000]).unwrap();
+        }
+        run("sync", &["-f", text(mount.path())]);
+        // As a machine leaves it that loses its power now.
+        std::fs::copy(&image, &copy).unwrap();
+    }
+    let disk = Overlay::new(FileDiskMut::open(&copy).unwrap());
+    let kind = probe(&disk).unwrap().unwrap().kind;
+    let error = resize(&disk, kind, 32 * MIB, Recovery::Refuse).unwrap_err();
+    assert_eq!(error.kind(), ResizeErrorKind::Dirty, "{error}");
+    assert!(!error.is_torn() && disk.edits().is_empty(), "{error}");
+    let bounds = resize_limits(&disk, kind).unwrap();
+    assert!(disk.edits().is_empty());
+    drop(disk);
+    let disk = FileDiskMut::open(&copy).unwrap();
+    let size = bounds.smallest.max(20 * MIB);
+    resize(&disk, kind, size, Recovery::Replay).unwrap();
+    drop(disk);
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(&copy)
+        .unwrap()
+        .set_len(size)
+        .unwrap();
+    fsck(&copy, "replayed and shrunk");
+    assert_same(&files(&copy), &files(&image), "replayed and shrunk");
 }

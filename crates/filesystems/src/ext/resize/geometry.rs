@@ -12,6 +12,8 @@ const LEAST_FOR_FILES: u64 = 50;
 /// Blocks a file system without `64bit` can count, and with it can name in extents.
 const BLOCKS_32: u64 = u32::MAX as u64;
 const BLOCKS_48: u64 = 1 << 48;
+/// Most groups whose descriptors are held in memory (256 MB); with 4 KiB blocks they are 512 TiB.
+pub(super) const MOST_GROUPS: u64 = 1 << 22;
 
 /// The largest size in bytes, and what sets it.
 pub(super) fn largest(sb: &Superblock) -> (u64, &'static str) {
@@ -25,13 +27,22 @@ pub(super) fn largest(sb: &Superblock) -> (u64, &'static str) {
             "without the feature 64bit, ext block numbers have 32 bits",
         ),
     };
-    let (blocks, why) = match by_inodes < by_numbers {
-        true => (
+    let by_groups = MOST_GROUPS
+        .saturating_mul(sb.blocks_per_group)
+        .saturating_add(sb.first_data_block);
+    let limits = [
+        (by_numbers, why),
+        (
             by_inodes,
             "ext inode numbers have 32 bits, and each group of blocks has its inodes",
         ),
-        false => (by_numbers, why),
-    };
+        (
+            by_groups,
+            "the descriptors of at most 4194304 groups are held in memory",
+        ),
+    ];
+    let least = limits.into_iter().min_by_key(|(blocks, _)| *blocks);
+    let (blocks, why) = least.unwrap_or((by_numbers, why));
     (blocks.saturating_mul(sb.block_size), why)
 }
 

@@ -152,6 +152,13 @@ fn finish<D: BlockWrite>(volume: &mut Volume<D>) -> Result<(), ResizeError> {
 
 fn refuse_features<D: BlockRead>(volume: &Volume<D>) -> Result<(), ResizeError> {
     let sb = &volume.sb;
+    if sb.groups > geometry::MOST_GROUPS {
+        return Err(unsupported(format!(
+            "{} block groups: at most {} can be handled",
+            sb.groups,
+            geometry::MOST_GROUPS
+        )));
+    }
     let sets = [
         (le32(&sb.raw, 0x5C) & !COMPAT, feature::COMPAT_NAMES),
         (sb.incompat() & !INCOMPAT, feature::INCOMPAT_NAMES),
