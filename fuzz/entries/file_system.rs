@@ -6,6 +6,7 @@ use filesystems::fat::FatTree;
 use filesystems::ntfs::NtfsTree;
 use filesystems::path::GuestPath;
 use filesystems::probe::FsKind;
+use filesystems::resize::resize;
 use filesystems::tree::{Attributes, FileKind, FileTree};
 use filesystems::used::used_ranges;
 use filesystems::xfs::XfsTree;
@@ -52,6 +53,13 @@ pub fn feed(data: &[u8]) {
         read_all(&tree);
     }
     let _ = filesystems::ntfs::system_files(&disk());
+    let smaller = Overlay::new(disk());
+    let _ = resize(
+        &smaller,
+        FsKind::Ntfs,
+        data.len() as u64 / 2,
+        Recovery::Refuse,
+    );
     for kind in KINDS {
         if let Ok(Some(ranges)) = used_ranges(&disk(), kind) {
             let most = 1_000_000;

@@ -38,6 +38,9 @@ pub(crate) const STRIDE: usize = 512;
 /// Most records of a run list that are kept for one file (24 bytes each).
 const MOST_RUNS: usize = 4 << 20;
 
+/// Most clusters of a file: with clusters of 2 MiB, its length still fits into 64 bits.
+const MOST_VCN: u64 = 1 << 42;
+
 /// Bytes per cluster from a boot sector's count of sectors; from 0x81 on NTFS writes it as a negative
 /// power of two, as Windows 10 does for clusters above 64 KiB.
 pub(crate) fn cluster_size(sector: u64, count: u8) -> Option<u64> {
@@ -323,7 +326,7 @@ impl<'a> Attribute<'a> {
             let count = signed(slice(self.raw, at + 1, count_len));
             let delta = signed(slice(self.raw, at + 1 + count_len, lcn_len));
             let count = u64::try_from(count).unwrap_or(0);
-            if count_len > 8 || lcn_len > 8 || count == 0 || count > clusters || vcn > 1 << 48 {
+            if count_len > 8 || lcn_len > 8 || count == 0 || count > clusters || vcn > MOST_VCN {
                 return fault(format!("{count} clusters at cluster {vcn} of the file"));
             }
             lcn = lcn.wrapping_add(delta);

@@ -74,7 +74,8 @@ impl<D: BlockRead> Volume<D> {
             )));
         }
         self.mft = runs;
-        self.mft_size = first.sizes().0;
+        // It is not longer than the disk, whatever it says.
+        self.mft_size = first.sizes().0.min(self.disk.size());
         if let Some(list) = self.list_of(&record)? {
             for (vcn, number) in list_entries(&list, DATA, "") {
                 let known = self.mft.last().map_or(0, |run| run.vcn + run.count);

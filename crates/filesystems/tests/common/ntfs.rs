@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use block_io::{BlockRead, FileDisk, Window};
+use block_io::{BlockRead, FileDisk};
 use filesystems::probe::{FsKind, probe};
 
 use super::{Mount, fixtures, make_fs, run, run_ok, skip, text};
@@ -59,39 +59,40 @@ pub fn volumes(test: &str, scratch: &Path) -> Option<Vec<(String, PathBuf)>> {
         } else {
             ntfs.join(path)
         };
-        let to = scratch.join(path.replace('/', "-"));
         let tool = if path.ends_with("xz") { "xz" } else { "gzip" };
-        run_ok(
-            "sh",
-            &[
-                "-c",
-                &format!("{tool} -dc '{}' > '{}'", text(&from), text(&to)),
-            ],
-        );
+        let unpack = |cut: &str, to: &Path| {
+            let (from, to) = (text(&from), text(to));
+            run_ok(
+                "sh",
+                &["-c", &format!("{tool} -dc '{from}' | {cut} > '{to}'")],
+            );
+        };
+        // The table first: what lies in a partition is cut out while it is unpacked.
+        let to = scratch.join(path.replace('/', "-"));
+        unpack("head -c 65536", &to);
         let disk = FileDisk::open(&to).unwrap();
+        let mut table = [0; 512];
+        disk.read_at(0, &mut table).unwrap();
         if probe(&disk)
             .unwrap()
             .is_some_and(|p| p.kind == FsKind::Ntfs)
         {
+            unpack("cat", &to);
             found.push((path.to_owned(), to));
             continue;
         }
-        let mut table = [0; 512];
-        disk.read_at(0, &mut table).unwrap();
         for entry in table[446..510].chunks(16).filter(|e| e[4] == 7) {
             let number =
                 |at: usize| u64::from(u32::from_le_bytes(entry[at..at + 4].try_into().unwrap()));
-            let range = number(8) * 512..((number(8) + number(12)) * 512).min(disk.size());
-            let window = Window::new(&disk, range.clone()).unwrap();
-            if probe(&window)
+            let (start, len) = (number(8) * 512, number(12) * 512);
+            let part = to.with_extension(format!("p{start}"));
+            unpack(&format!("tail -c +{} | head -c {len}", start + 1), &part);
+            let disk = FileDisk::open(&part).unwrap();
+            if probe(&disk)
                 .unwrap()
                 .is_some_and(|p| p.kind == FsKind::Ntfs)
             {
-                let mut bytes = vec![0; (range.end - range.start) as usize];
-                window.read_at(0, &mut bytes).unwrap();
-                let part = to.with_extension(format!("p{}", range.start));
-                std::fs::write(&part, bytes).unwrap();
-                found.push((format!("{path} at {}", range.start), part));
+                found.push((format!("{path} at {start}"), part));
             }
         }
     }

@@ -64,6 +64,15 @@ fn error(fault: Fault) -> ResizeError {
 /// The volume, if its condition allows to change it.
 fn open<D: BlockRead>(disk: D) -> Result<Volume<D>, ResizeError> {
     let volume = Volume::open(disk).map_err(error)?;
+    if volume.boot.clusters > MOST_CLUSTERS {
+        return Err(ResizeError::new(
+            ResizeErrorKind::Unsupported,
+            format!(
+                "clusters: expected at most {MOST_CLUSTERS}, as Windows has them, found {}",
+                volume.boot.clusters
+            ),
+        ));
+    }
     condition::of_volume(&volume)?.check_writable()?;
     Ok(volume)
 }

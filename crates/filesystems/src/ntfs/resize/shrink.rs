@@ -137,11 +137,15 @@ pub(super) fn plan<D: BlockRead>(volume: &Volume<D>, end: u64) -> Result<Result<
         records,
         used: scan.used,
     };
-    // A record is read in one go.
-    let cluster = volume.boot.cluster;
-    let record = volume.boot.record as u64;
-    let is_torn = |run: &Run| !(run.vcn * cluster).is_multiple_of(record);
-    if plan.moved_runs(&volume.mft).iter().any(is_torn) {
+    // A record is read in one go, unless it was in two places before.
+    let (cluster, record) = (volume.boot.cluster, volume.boot.record as u64);
+    let torn = |runs: &[Run]| -> Vec<u64> {
+        let starts = runs.iter().map(|run| run.vcn * cluster);
+        starts.filter(|at| !at.is_multiple_of(record)).collect()
+    };
+    let before = torn(&joined(&volume.mft));
+    let after = torn(&plan.moved_runs(&volume.mft));
+    if after.iter().any(|at| !before.contains(at)) {
         return Ok(Err("records of the MFT would be in two places".to_owned()));
     }
     for number in &plan.records {
