@@ -294,6 +294,7 @@ fn a_large_server_is_inspected_in_few_reads() {
         name: "big".to_owned(),
         disks: vec![SourceDisk::new("/dev/sda", Arc::new(counting))],
         inventory: None,
+        leave_out: Default::default(),
     };
     let seen = look(&source).unwrap();
     assert_eq!(seen.systems[0].name, "Big 1");

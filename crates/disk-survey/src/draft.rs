@@ -7,7 +7,7 @@ use block_io::{BlockError, BlockRead, Window};
 use disk_layout::{Layout, Severity, read_layout};
 use filesystems::probe::{FsKind, probe};
 
-use crate::content::{Remarks, find_used, identify, is_ambiguous};
+use crate::content::{LeaveOut, Remarks, find_used, identify, is_ambiguous};
 use crate::map::UsedMap;
 use crate::signatures::{find_firmware_raid, find_stranger};
 use crate::survey::{About, Finding, Survey, SurveyError, Volume};
@@ -20,6 +20,7 @@ pub(crate) struct Draft {
     findings: Vec<Finding>,
     /// Something makes every byte of the disk count as used.
     all_used: bool,
+    leave_out: LeaveOut,
 }
 
 /// Whether this content is a member of something else, whose used bytes are found from above.
@@ -29,13 +30,14 @@ pub(crate) fn is_member(kind: FsKind) -> bool {
 
 impl Draft {
     /// Look at `disk`. Members of volume groups and arrays are neither used nor free yet.
-    pub(crate) fn of(disk: &dyn BlockRead) -> Result<Self, SurveyError> {
+    pub(crate) fn of(disk: &dyn BlockRead, leave_out: LeaveOut) -> Result<Self, SurveyError> {
         let layout = read_layout(disk)?;
         let mut draft = Self {
             volumes: Vec::new(),
             used: UsedMap::none(disk.size()),
             findings: layout.findings.iter().map(of_table).collect(),
             all_used: false,
+            leave_out,
             layout,
         };
         draft.all_used = draft.find_doubt(disk)?;
@@ -174,7 +176,7 @@ impl Draft {
             Some(kind) => {
                 let used = &mut self.used;
                 let start = range.start;
-                let sum = find_used(&window, kind, &mut remarks, &mut |part| {
+                let sum = find_used(&window, kind, self.leave_out, &mut remarks, &mut |part| {
                     used.add(start + part.start..start + part.end);
                 })?;
                 volume.free_known = sum.is_some();

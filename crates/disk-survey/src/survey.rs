@@ -8,8 +8,9 @@ use block_io::{BlockError, BlockRead};
 use disk_layout::{Layout, LayoutError, Severity, TableKind};
 use filesystems::probe::Probe;
 
+use crate::content::LeaveOut;
 use crate::map::UsedMap;
-use crate::stack::survey_all;
+use crate::stack::survey_all_but;
 use crate::used_only::UsedOnly;
 
 /// What a disk holds.
@@ -112,7 +113,15 @@ impl Survey {
 /// # Errors
 /// [`SurveyError`] where the disk fails otherwise than by bad sectors. Damage is findings.
 pub fn survey(disk: &dyn BlockRead) -> Result<Survey, SurveyError> {
-    let mut stack = survey_all(&[disk])?;
+    survey_but(disk, LeaveOut::default())
+}
+
+/// As [`survey`]; what `leave_out` names counts as free.
+///
+/// # Errors
+/// As [`survey`].
+pub fn survey_but(disk: &dyn BlockRead, leave_out: LeaveOut) -> Result<Survey, SurveyError> {
+    let mut stack = survey_all_but(&[disk], leave_out)?;
     let mut survey = stack.disks.swap_remove(0);
     survey
         .findings

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use block_io::{BlockRead, Extent, FileDisk, Result, SectorSize};
+use disk_survey::LeaveOut;
 use rustix::fs::Advice;
 use stream_protocol::Inventory;
 use stream_protocol::inventory::Disk;
@@ -90,11 +91,16 @@ pub struct Chosen {
     pub remarks: Vec<String>,
 }
 
-/// Open the disks at `paths`, or all disks of the inventory, and look up which of their bytes are used.
+/// Open the disks at `paths`, or all disks of the inventory, and look up which of their bytes are used;
+/// what `leave_out` names is not sent.
 ///
 /// # Errors
 /// When a disk cannot be opened or fails, or there is none.
-pub fn choose(inventory: &Inventory, paths: &[PathBuf]) -> anyhow::Result<Chosen> {
+pub fn choose(
+    inventory: &Inventory,
+    paths: &[PathBuf],
+    leave_out: LeaveOut,
+) -> anyhow::Result<Chosen> {
     let mut remarks = Vec::new();
     let paths = match paths {
         [] => all_disks(inventory, &mut remarks),
@@ -121,13 +127,19 @@ pub fn choose(inventory: &Inventory, paths: &[PathBuf]) -> anyhow::Result<Chosen
             "{} is named twice",
             path.display()
         );
-        chosen.add(inventory, &path, &real)?;
+        chosen.add(inventory, &path, &real, leave_out)?;
     }
     Ok(chosen)
 }
 
 impl Chosen {
-    fn add(&mut self, inventory: &Inventory, path: &Path, real: &Path) -> anyhow::Result<()> {
+    fn add(
+        &mut self,
+        inventory: &Inventory,
+        path: &Path,
+        real: &Path,
+        leave_out: LeaveOut,
+    ) -> anyhow::Result<()> {
         let shown = path.display();
         let disk = SourceDisk::open(path).with_context(|| {
             let advice = match rustix::process::geteuid().is_root() {
@@ -148,8 +160,8 @@ impl Chosen {
         let lasting = lasting.unwrap_or_else(|| real.to_string_lossy().into_owned());
         let identity = std::mem::take(&mut self.identity);
         self.identity = identity.with_disk(disk.size(), &lasting);
-        let survey =
-            disk_survey::survey(&disk).with_context(|| format!("looking at what {shown} holds"))?;
+        let survey = disk_survey::survey_but(&disk, leave_out)
+            .with_context(|| format!("looking at what {shown} holds"))?;
         for finding in &survey.findings {
             self.remarks
                 .push(format!("{shown}: {}", Plain(&finding.to_string())));
@@ -263,7 +275,7 @@ mod tests {
             std::fs::write(dir.join("disk.img"), [1; 1024]).unwrap();
         }
         let paths = [a.join("disk.img"), b.join("disk.img")];
-        let chosen = choose(&Inventory::default(), &paths).unwrap();
+        let chosen = choose(&Inventory::default(), &paths, LeaveOut::default()).unwrap();
         let names: Vec<_> = chosen
             .sources
             .iter()
@@ -272,8 +284,17 @@ mod tests {
         assert_eq!(names, ["disk.img", "disk.img-2"]);
         assert!(!chosen.of_this_machine);
         let twice = [a.join("disk.img"), a.join("../a/disk.img")];
-        let error = choose(&Inventory::default(), &twice).err().unwrap();
+        let error = choose(&Inventory::default(), &twice, LeaveOut::default())
+            .err()
+            .unwrap();
         assert!(error.to_string().contains("twice"), "{error}");
-        assert!(choose(&Inventory::default(), &[dir.path().join("none")]).is_err());
+        assert!(
+            choose(
+                &Inventory::default(),
+                &[dir.path().join("none")],
+                LeaveOut::default()
+            )
+            .is_err()
+        );
     }
 }

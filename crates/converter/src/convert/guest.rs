@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use block_io::{BlockRead, BlockWrite, Overlay, Window};
 use disk_layout::{DiskId, Partition};
-use disk_survey::{Survey, Volume, survey};
+use disk_survey::{Survey, Volume, survey_but};
 use driver_injection::{DeviceFacts, Guest, GuestVolume, RootChoice, SourceHardware};
 use filesystems::ext::{ExtTree, Recovery};
 use filesystems::probe::Probe;
@@ -39,7 +39,7 @@ pub fn open_disks(source: &Source) -> anyhow::Result<Vec<OpenDisk>> {
         .iter()
         .map(|disk| {
             let doing = || format!("looking at what is on {}", disk.label);
-            let survey = survey(&disk.disk).with_context(doing)?;
+            let survey = survey_but(&disk.disk, source.leave_out).with_context(doing)?;
             let used = survey.used_only(disk.disk.clone());
             Ok(OpenDisk {
                 disk: Arc::new(Overlay::new(used)),

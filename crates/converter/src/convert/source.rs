@@ -9,6 +9,7 @@ use anyhow::{Context, bail, ensure};
 use block_io::{BlockRead, Salvage, Unreadable};
 use chunk_store::Store;
 use clap::Args;
+use disk_survey::LeaveOut;
 use image_formats::{Image, ImageFormat, SameFolder};
 use stream_protocol::inventory::Inventory;
 
@@ -22,6 +23,8 @@ pub struct Source {
     pub disks: Vec<SourceDisk>,
     /// What the agent found out about the machine; nothing for bare disks.
     pub inventory: Option<Inventory>,
+    /// What of its disks counts as free although a file system uses it.
+    pub leave_out: LeaveOut,
 }
 
 /// One disk of a machine to convert.
@@ -69,6 +72,10 @@ pub struct SourceArgs {
     #[arg(long)]
     skip_unreadable: bool,
 
+    /// Leave out what is in Windows' page, swap and hibernation files: Windows makes them anew
+    #[arg(long)]
+    skip_pagefiles: bool,
+
     #[command(flatten)]
     store: StoreArgs,
 }
@@ -87,7 +94,9 @@ impl SourceArgs {
                 false => Unreadable::Stop,
             },
         };
-        open(&self.what, how, &self.store)
+        let mut source = open(&self.what, how, &self.store)?;
+        source.leave_out.page_files = self.skip_pagefiles;
+        Ok(source)
     }
 }
 
@@ -163,6 +172,7 @@ fn open_machine(machine: &str, name: Option<&str>, store: &StoreArgs) -> anyhow:
         name,
         disks,
         inventory: Some(inventory),
+        leave_out: LeaveOut::default(),
     })
 }
 
@@ -181,6 +191,7 @@ fn open_paths(paths: &[String], how: Opening<'_>) -> anyhow::Result<Source> {
         name,
         disks,
         inventory: None,
+        leave_out: LeaveOut::default(),
     })
 }
 

@@ -10,7 +10,7 @@ use filesystems::probe::{FsKind, Probe};
 
 use super::open::open_over;
 use super::{Member, Stack, StackVolume};
-use crate::content::{Remarks, find_used, identify};
+use crate::content::{LeaveOut, Remarks, find_used, identify};
 use crate::draft::{Draft, is_member};
 use crate::survey::SurveyError;
 
@@ -24,9 +24,16 @@ use crate::survey::SurveyError;
 /// # Errors
 /// [`SurveyError`] where a disk fails otherwise than by bad sectors. Damage is findings.
 pub fn survey_all(disks: &[&dyn BlockRead]) -> Result<Stack, SurveyError> {
-    let drafts: Result<Vec<Draft>, SurveyError> =
-        disks.iter().map(|disk| Draft::of(*disk)).collect();
-    let drafts = drafts?;
+    survey_all_but(disks, LeaveOut::default())
+}
+
+/// As [`survey_all`]; what `leave_out` names counts as free.
+///
+/// # Errors
+/// As [`survey_all`].
+pub fn survey_all_but(disks: &[&dyn BlockRead], leave_out: LeaveOut) -> Result<Stack, SurveyError> {
+    let drafts = disks.iter().map(|disk| Draft::of(*disk, leave_out));
+    let drafts = drafts.collect::<Result<Vec<_>, SurveyError>>()?;
     let shared = disks
         .iter()
         .map(|disk| Arc::new(*disk) as Arc<dyn BlockRead + '_>);
@@ -36,6 +43,7 @@ pub fn survey_all(disks: &[&dyn BlockRead]) -> Result<Stack, SurveyError> {
         drafts,
         volumes: Vec::new(),
         findings: Vec::new(),
+        leave_out,
     };
     let mut devices = builder.find_devices()?;
     builder.add_arrays(&mut devices)?;
@@ -84,6 +92,7 @@ pub(super) struct Builder<'a> {
     followed: Vec<Vec<usize>>,
     pub(super) volumes: Vec<StackVolume>,
     pub(super) findings: Vec<VolumeFinding>,
+    leave_out: LeaveOut,
 }
 
 impl<'a> Builder<'a> {
@@ -198,8 +207,9 @@ impl<'a> Builder<'a> {
         let mut sum = None;
         match kind.filter(|kind| free_wanted && complete && !is_member(*kind)) {
             Some(kind) => {
+                let leave_out = self.leave_out;
                 let mut sink = |range| self.take(&this, range);
-                sum = find_used(&disk, kind, &mut remarks, &mut sink)?;
+                sum = find_used(&disk, kind, leave_out, &mut remarks, &mut sink)?;
                 if sum.is_none() {
                     self.take(&this, 0..disk.size());
                 }

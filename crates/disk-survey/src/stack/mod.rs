@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::survey::Survey;
 
-pub use build::survey_all;
+pub use build::{survey_all, survey_all_but};
 
 /// What the disks of a machine hold together.
 #[derive(Debug, Clone)]

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context;
+use disk_survey::LeaveOut;
 use stream_protocol::inventory::INVENTORY_VERSION;
 use stream_protocol::{ConnectString, Inventory, MachineName};
 
@@ -50,6 +51,9 @@ pub(super) struct Args {
     /// Send zeroes for sectors that cannot be read
     #[arg(long)]
     skip_unreadable: bool,
+    /// Do not send what is in Windows' page, swap and hibernation files: Windows makes them anew
+    #[arg(long)]
+    skip_pagefiles: bool,
     /// Send at most so many bytes a second; k, M and G stand for 1000, 1000² and 1000³
     #[arg(long, value_name = "RATE", value_parser = parse_rate)]
     bandwidth: Option<u64>,
@@ -64,7 +68,10 @@ const INTERRUPTED: u8 = 130;
 pub(super) fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let mut show = Show::new(args.progress);
     let here = inventory::read(&Root::new("/"));
-    let chosen = choose(&here, &args.disks)?;
+    let leave_out = LeaveOut {
+        page_files: args.skip_pagefiles,
+    };
+    let chosen = choose(&here, &args.disks, leave_out)?;
     chosen.remarks.iter().for_each(|remark| show.remark(remark));
     chosen
         .warnings
