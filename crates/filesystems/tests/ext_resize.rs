@@ -201,6 +201,10 @@ fn a_small_file_system_grows_to_16_tib() {
         println!("{name}: {done:?} {:?}", before.elapsed());
         assert_eq!(done.after, size, "{name}");
         run_ok("dumpe2fs", &["-h", text(&image)]);
+        if std::env::var_os("P2V_STEPS").is_some() {
+            // Half a minute.
+            fsck(&image, name);
+        }
         assert_same(&files(&image), &tree, name);
         std::fs::remove_file(&image).unwrap();
     }
@@ -636,4 +640,87 @@ fn what_is_not_clean_is_refused_or_replayed() {
         .unwrap();
     fsck(&copy, "replayed and shrunk");
     assert_same(&files(&copy), &files(&image), "replayed and shrunk");
+}
+
+/// A file system with quotas whose files reach to its end: what each owner is charged for must stay.
+#[test]
+fn quotas_stay_right_when_blocks_move() {
+    let test = "quotas_stay_right_when_blocks_move";
+    if !has_tools(test, TOOLS) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let from = dir.path().join("from");
+    make_tree(&from, 60, true);
+    let image = dir.path().join("image");
+    mke2fs(
+        &image,
+        200 * MIB,
+        "-t ext4 -b 1024 -O quota,project -E quotatype=usrquota:grpquota:prjquota",
+        None,
+    );
+    scatter(&image, &from);
+    fsck_fix(&image, "-fyD");
+    let tree = files(&image);
+    for size in [120 * MIB, 60 * MIB, 40 * MIB] {
+        let done = resized(&image, size);
+        println!("{size}: {done:?}");
+        // It counts quotas anew and says so where they differ.
+        fsck(&image, &format!("to {size}"));
+        assert_same(&files(&image), &tree, &format!("to {size}"));
+    }
+}
+
+/// Nearly full and in pieces: extents must be cut, trees grow, and it must still fit.
+#[test]
+fn a_full_and_fragmented_file_system_shrinks_to_what_was_promised() {
+    let test = "a_full_and_fragmented_file_system_shrinks_to_what_was_promised";
+    if !has_tools(test, TOOLS) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (name, args) in [
+        ("ext4", "-t ext4 -b 1024 -g 2048 -N 4096"),
+        ("ext3", "-t ext3 -b 1024 -g 2048 -N 4096"),
+        ("ext4-4k", "-t ext4 -b 4096 -N 4096"),
+    ] {
+        let image = dir.path().join(name);
+        mke2fs(&image, 64 * MIB, args, None);
+        {
+            let Some(mount) = Mount::new(test, &image, "rw,delalloc") else {
+                return;
+            };
+            let mut random = Seeded(7);
+            let mut n = 0;
+            // Full of small files, every third removed, then long files in the holes.
+            while std::fs::write(mount.path().join(format!("s{n}")), random.bytes(4000)).is_ok()
+                && n < 3500
+            {
+                n += 1;
+            }
+            let _ = std::fs::write(mount.path().join("large"), vec![3; 40 << 20]);
+            for k in (0..n).step_by(3) {
+                std::fs::remove_file(mount.path().join(format!("s{k}"))).unwrap();
+            }
+            run("sync", &["-f", text(mount.path())]);
+            let _ = std::fs::write(mount.path().join("in holes"), random.bytes(3 << 20));
+            run("sync", &["-f", text(mount.path())]);
+            for k in (1..n).step_by(3).take(n / 6) {
+                std::fs::remove_file(mount.path().join(format!("s{k}"))).unwrap();
+            }
+        }
+        let tree = files(&image);
+        let (smallest, theirs) = (limits(&image).smallest, estimate(&image));
+        println!("{name}: smallest {smallest}, resize2fs -P {theirs}");
+        assert!(
+            smallest <= theirs + theirs / 50,
+            "{name}: {smallest} and {theirs}"
+        );
+        let done = resized(&image, smallest);
+        println!("{name}: {done:?}");
+        fsck(&image, name);
+        assert_same(&files(&image), &tree, name);
+        let again = limits(&image).smallest;
+        assert!(again <= smallest, "{name}: {again} after {smallest}");
+    }
 }

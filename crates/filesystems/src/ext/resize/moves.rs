@@ -6,8 +6,9 @@ use block_io::{BlockRead, BlockWrite};
 
 use super::copies::RESIZE_INODE;
 use super::{damaged, unsupported};
-use crate::bytes::{le16, le32, put_le32, slice};
+use crate::bytes::{le16, le32, put_le16, put_le32, slice};
 use crate::ext::alloc::is_set;
+use crate::ext::checksum::crc32c;
 use crate::ext::feature;
 use crate::ext::format::{Block, Superblock};
 use crate::ext::inode::{Inode, flag};
@@ -247,6 +248,7 @@ impl<D: BlockWrite> Relink<'_, D> {
         if !list.reaches(self.moves.end) {
             return Ok(());
         }
+        let before = list.len();
         let (moves, number) = (self.moves, inode.number);
         list.translate(|block| {
             moves.to(block).ok_or_else(|| {
@@ -255,7 +257,50 @@ impl<D: BlockWrite> Relink<'_, D> {
                 ))
             })
         })?;
-        Ok(self.new.put_extents(inode, list)?)
+        if list.len() > before {
+            return Ok(self.new.put_extents(inode, list)?);
+        }
+        // No extent was cut in two: the tree keeps its form, and its owner is charged for no more.
+        let mut root = [0; 60];
+        root.copy_from_slice(inode.block().get(..60).unwrap_or(&[0; 60]));
+        self.patch_node(inode, &mut root)?;
+        inode.set_block(&root);
+        Ok(())
+    }
+
+    /// Put new places into a node of an extent tree, which was checked before, and into all below it.
+    /// Whether it changed.
+    fn patch_node(&mut self, inode: &Inode, node: &mut [u8]) -> Result<bool, ResizeError> {
+        let (entries, is_leaf) = (usize::from(le16(node, 2)), le16(node, 6) == 0);
+        // Of a place, where the low 32 bits and the high 16 lie in an entry.
+        let (low, high) = if is_leaf { (8, 6) } else { (4, 8) };
+        let mut changed = false;
+        for at in (0..entries).map(|n| 12 + n * 12) {
+            let from = u64::from(le32(node, at + low)) | u64::from(le16(node, at + high)) << 32;
+            let to = self.place_of(from, inode.number)?;
+            if !is_leaf {
+                let whose = format!("inode {}, extent block {from}", inode.number);
+                let mut below = self.old.block(from, &whose)?.to_vec();
+                if self.patch_node(inode, &mut below)? {
+                    self.put_node(inode, to, below);
+                }
+            }
+            if to != from {
+                put_le32(node, at + low, to as u32);
+                put_le16(node, at + high, (to >> 32) as u16);
+                changed = true;
+            }
+        }
+        Ok(changed)
+    }
+
+    fn put_node(&mut self, inode: &Inode, place: Block, mut node: Vec<u8>) {
+        if self.new.sb.has_metadata_csum() {
+            let tail = 12 + usize::from(le16(&node, 4)) * 12;
+            let sum = crc32c(inode.seed(self.new.sb.seed), slice(&node, 0, tail));
+            put_le32(&mut node, tail, sum);
+        }
+        self.new.put_block(place, node);
     }
 
     fn block_map(&mut self, inode: &mut Inode) -> Result<(), ResizeError> {

@@ -174,11 +174,18 @@ impl Space {
         let cut = self.data.partition_point(|range| range.end <= end);
         let leaving = self.data.iter().skip(cut);
         let leaving: Vec<_> = leaving.map(|r| r.start.max(end)..r.end).collect();
-        has_room(&free, total(&leaving), self.has_extents).then_some(Rough {
+        has_room(&free, total(&leaving), self.tall_trees()).then_some(Rough {
             relocations,
             free,
             leaving,
         })
+    }
+
+    /// How many extent trees with four full leaves there can be; `None` where there are no extents.
+    fn tall_trees(&self) -> Option<u64> {
+        let per_leaf = (self.sb.block_size - 12) / 12;
+        self.has_extents
+            .then_some(self.sb.blocks / (4 * per_leaf) + 1)
     }
 
     /// New places for bitmaps and tables of groups that stay which lie behind the end.
@@ -223,24 +230,26 @@ impl Space {
     }
 }
 
-/// Whether `leaving` blocks find room in the longest of `free`. Each run of free blocks that is filled
-/// may cut an extent in two, and that may cost a block of an extent tree.
-fn has_room(free: &[Range<Block>], leaving: u64, has_extents: bool) -> bool {
+/// Whether `leaving` blocks find room in the longest of `free`.
+///
+/// Each run of free blocks that is filled may cut an extent in two, and that may cost a leaf of an
+/// extent tree. It costs a level more only where four leaves were full: at most
+/// `tall` trees are so large. Without extents nothing grows, and `tall` is `None`.
+fn has_room(free: &[Range<Block>], leaving: u64, tall: Option<u64>) -> bool {
     if leaving == 0 {
         return true;
     }
-    if !has_extents {
+    let Some(tall) = tall else {
         return total(free) >= leaving;
-    }
+    };
     let mut lens: Vec<u64> = free.iter().map(|range| range.end - range.start).collect();
     lens.sort_unstable_by(|a, b| b.cmp(a));
     let (mut room, mut cuts) = (0, 0);
     for len in lens {
         room += len;
-        // A tree of several levels may grow by a block in each.
-        cuts += 2;
+        cuts += 1;
         if room >= leaving {
-            return total(free) >= leaving + cuts;
+            return total(free) >= leaving + cuts + tall.min(cuts);
         }
     }
     false
@@ -341,10 +350,10 @@ mod tests {
 
     #[test]
     fn cuts_cost_room() {
-        assert!(has_room(&[0..10], 10, false));
-        assert!(!has_room(&[0..10], 10, true));
-        assert!(has_room(&[0..10], 8, true));
-        assert!(!has_room(&[0..5, 6..11], 7, true));
-        assert!(has_room(&[0..5, 6..11], 6, true));
+        assert!(has_room(&[0..10], 10, None));
+        assert!(!has_room(&[0..10], 9, Some(1)));
+        assert!(has_room(&[0..10], 8, Some(1)));
+        assert!(!has_room(&[0..5, 6..11], 8, Some(1)));
+        assert!(has_room(&[0..5, 6..11], 7, Some(1)));
     }
 }
