@@ -713,7 +713,8 @@ fn a_full_and_fragmented_file_system_shrinks_to_what_was_promised() {
         let (smallest, theirs) = (limits(&image).smallest, estimate(&image));
         println!("{name}: smallest {smallest}, resize2fs -P {theirs}");
         assert!(
-            smallest <= theirs + theirs / 50,
+            // What cut extents may cost is counted in full; resize2fs counts on luck.
+            smallest <= theirs + theirs / 20,
             "{name}: {smallest} and {theirs}"
         );
         let done = resized(&image, smallest);
