@@ -1,12 +1,12 @@
 //! Any bytes as a file system: read everything, then change some of it.
 
-use block_io::{MemoryDisk, Overlay};
+use block_io::{BlockRead, MemoryDisk, Overlay};
 use filesystems::ext::{ExtTree, Recovery};
 use filesystems::fat::FatTree;
 use filesystems::ntfs::NtfsTree;
 use filesystems::path::GuestPath;
 use filesystems::probe::FsKind;
-use filesystems::resize::resize;
+use filesystems::resize::{resize, resize_limits};
 use filesystems::tree::{Attributes, FileKind, FileTree};
 use filesystems::used::used_ranges;
 use filesystems::xfs::XfsTree;
@@ -53,13 +53,19 @@ pub fn feed(data: &[u8]) {
         read_all(&tree);
     }
     let _ = filesystems::ntfs::system_files(&disk());
-    let smaller = Overlay::new(disk());
-    let _ = resize(
-        &smaller,
+    for kind in [
         FsKind::Ntfs,
-        data.len() as u64 / 2,
-        Recovery::Refuse,
-    );
+        FsKind::Ext4,
+        FsKind::Fat12,
+        FsKind::Fat32,
+        FsKind::Swap,
+    ] {
+        let _ = resize_limits(&disk(), kind);
+        let smaller = Overlay::new(disk());
+        let _ = resize(&smaller, kind, data.len() as u64 / 2, Recovery::Replay);
+        let longer = MemoryDisk::from([data, &vec![0x5A; 1 << 20][..]].concat());
+        let _ = resize(&longer, kind, longer.size(), Recovery::Replay);
+    }
     for kind in KINDS {
         if let Ok(Some(ranges)) = used_ranges(&disk(), kind) {
             let most = 1_000_000;

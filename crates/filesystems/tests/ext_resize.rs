@@ -339,11 +339,11 @@ const SMALL_GROUPS: &[(&str, &str)] = &[
     ),
     (
         "ext4-sparse2",
-        "-t ext4 -b 1024 -g 1024 -O sparse_super2,^resize_inode",
+        "-t ext4 -b 1024 -g 1024 -O sparse_super2,^resize_inode,^flex_bg",
     ),
     (
         "ext4-rhel",
-        "-t ext4 -b 1024 -g 1024 -O ^metadata_csum,^64bit,uninit_bg",
+        "-t ext4 -b 1024 -g 1024 -O ^metadata_csum,^64bit,uninit_bg,^flex_bg",
     ),
     ("ext3", "-t ext3 -b 1024 -g 1024"),
     ("ext2", "-t ext2 -b 1024 -g 1024"),
@@ -724,4 +724,80 @@ fn a_full_and_fragmented_file_system_shrinks_to_what_was_promised() {
         let again = limits(&image).smallest;
         assert!(again <= smallest, "{name}: {again} after {smallest}");
     }
+}
+
+/// Every mention of an inode that gets another number: names in plain, inline and hashed directories,
+/// parents, hard links, attributes that lie in inodes of their own.
+#[test]
+fn renumbered_files_keep_names_links_and_attributes() {
+    let test = "renumbered_files_keep_names_links_and_attributes";
+    if !has_tools(test, TOOLS) || !has_tools(test, &["setfattr", "getfattr"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (name, args) in SMALL_GROUPS {
+        let image = dir.path().join(name);
+        mke2fs(&image, 24 * MIB, &format!("{args} -i 8192"), None);
+        {
+            let Some(mount) = Mount::new(test, &image, "rw") else {
+                return;
+            };
+            fill_groups(mount.path(), name.contains("ea-inode"));
+        }
+        let before = (files(&image), attributes(test, &image));
+        let size = limits(&image).smallest;
+        let done = resized(&image, size);
+        println!("{name}: {done:?}");
+        fsck(&image, name);
+        assert!(done.renumbered > 20, "{name}: {done:?}");
+        assert_same(&files(&image), &before.0, name);
+        assert!(
+            attributes(test, &image) == before.1,
+            "{name}: attributes differ"
+        );
+        assert!(before.1.contains("user.note"), "{name}");
+    }
+}
+
+fn fill_groups(root: &Path, large_attributes: bool) {
+    let large = "0x".to_owned() + &"5a".repeat(6000);
+    for k in 0..30 {
+        let dir = root.join(format!("dir{k}"));
+        std::fs::create_dir_all(dir.join("below/and below")).unwrap();
+        std::fs::write(dir.join("file"), vec![k; 3000]).unwrap();
+        std::fs::write(dir.join("below/small"), [k]).unwrap();
+        std::fs::hard_link(dir.join("file"), root.join(format!("link{k}"))).unwrap();
+        let file = dir.join("file");
+        run_ok(
+            "setfattr",
+            &["-n", "user.note", "-v", &format!("note {k}"), text(&file)],
+        );
+        if large_attributes {
+            run_ok("setfattr", &["-n", "user.large", "-v", &large, text(&file)]);
+        }
+        if k % 10 == 7 {
+            // Long enough for a hash tree.
+            for n in 0..40 {
+                std::fs::write(dir.join(format!("{n}{}", "long".repeat(40))), "").unwrap();
+            }
+        }
+    }
+}
+
+/// All attributes and numbers of links, by path.
+fn attributes(test: &str, image: &Path) -> String {
+    let Some(mount) = Mount::new(test, image, "ro") else {
+        return String::new();
+    };
+    let root = text(mount.path());
+    let told = run_ok(
+        "getfattr",
+        &["-R", "-d", "-m", "-", "--absolute-names", root],
+    );
+    let found = run_ok("find", &[root, "-printf", "%P %y %m %U:%G %n %T@ %s\n"]);
+    let mut lines: Vec<_> = found.lines().collect();
+    lines.sort_unstable();
+    let mut blocks: Vec<_> = told.split("\n\n").collect();
+    blocks.sort_unstable();
+    (blocks.join("\n\n") + &lines.join("\n")).replace(root, "")
 }
