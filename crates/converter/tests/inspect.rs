@@ -290,12 +290,7 @@ fn a_large_server_is_inspected_in_few_reads() {
         disk: FileDisk::open(&disk).unwrap(),
         read: Arc::clone(&read),
     };
-    let source = Source {
-        name: "big".to_owned(),
-        disks: vec![SourceDisk::new("/dev/sda", Arc::new(counting))],
-        inventory: None,
-        leave_out: Default::default(),
-    };
+    let source = Source::of_disks("big", vec![SourceDisk::new("/dev/sda", Arc::new(counting))]);
     let seen = look(&source).unwrap();
     assert_eq!(seen.systems[0].name, "Big 1");
     let bytes = read.load(Ordering::Relaxed);

@@ -415,6 +415,178 @@ fn a_gpt_grows_turns_its_order_round_and_leaves_one_out() {
 }
 
 #[test]
+fn partitions_shrink_with_their_files_and_the_disk_fits_them() {
+    if !has_tools("partitions_shrink_with_their_files", TOOLS) {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let disk = mbr_server(dir.path());
+    let expected = read_all(&dir.path().join("root/srv"));
+    let flags = [
+        "--as-is",
+        "--disk-size",
+        "fit",
+        "--shrink",
+        "1=used+5M",
+        "--shrink",
+        "5=smallest",
+        "--shrink",
+        "6=25M",
+        "--leave-out",
+        "3",
+    ];
+    let image = converted(&disk, dir.path(), &flags);
+    let size = image.metadata().unwrap().len();
+    assert!(size < 140 * MIB && size.is_multiple_of(MIB), "{size}");
+    for number in [1, 5, 6] {
+        let part = cut(&image, number, dir.path());
+        let size = part.metadata().unwrap().len();
+        assert!(size < 40 * MIB, "partition {number}: {size}");
+        assert!(
+            srv_of_ext(&part, dir.path()) == expected,
+            "partition {number}"
+        );
+    }
+    assert_eq!(
+        cut(&image, 6, dir.path()).metadata().unwrap().len(),
+        25 * MIB
+    );
+    assert!(srv_of_fat(&cut(&image, 2, dir.path()), dir.path()) == expected);
+    // What was moved out of the way in the shrink is not in the image.
+    let report = fs::read(dir.path().join("vms/server-report.json")).unwrap();
+    let report: Value = serde_json::from_slice(&report).unwrap();
+    assert_eq!(report["layouts"][0]["new_size"], size, "{report:#}");
+}
+
+#[test]
+fn a_windows_volume_at_sector_63_is_aligned_grown_and_told_where_it_begins() {
+    let test = "a_windows_volume_at_sector_63_is_aligned_grown_and_told_where_it_begins";
+    let tools = [
+        "mkntfs",
+        "ntfscp",
+        "ntfscat",
+        "ntfsfix",
+        "ntfsresize",
+        "sfdisk",
+    ];
+    if !has_tools(test, &tools) {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let tree = files(dir.path());
+    let (sectors, start) = (163_840_u64, 63_u64);
+    let table =
+        format!("label: dos\nunit: sectors\n1 : start={start},size={sectors},type=7,bootable\n");
+    let disk = disk(dir.path(), 100 * MIB, &table, &[]);
+    let part = sized(dir.path().join("ntfs"), sectors * 512);
+    run_tool(
+        "mkntfs",
+        &[
+            &"-q",
+            &"-F",
+            &"-f",
+            &"-p",
+            &start.to_string(),
+            &"-s",
+            &"512",
+            &part,
+        ],
+    );
+    let names: Vec<String> = (0..40).map(|number| format!("file{number}")).collect();
+    for name in &names {
+        run_tool(
+            "ntfscp",
+            &[&"-q", &part, &tree.join("srv").join(name), name],
+        );
+    }
+    copy_range(&part, 0, &disk, start * 512, sectors * 512);
+    let flags = [
+        "--as-is",
+        "--align",
+        "1M",
+        "--disk-size",
+        "300M",
+        "--grow",
+        "1",
+    ];
+    let image = converted(&disk, dir.path(), &flags);
+    let part = cut(&image, 1, dir.path());
+    assert_eq!(part.metadata().unwrap().len(), 299 * MIB);
+    run_tool("ntfsfix", &[&"-n", &part]);
+    let told = run_tool("ntfsresize", &[&"--info", &"--no-progress-bar", &part]);
+    let volume = told
+        .lines()
+        .find_map(|line| line.strip_prefix("Current volume size:"));
+    let bytes: u64 = volume
+        .unwrap()
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
+    assert!(bytes + MIB > 299 * MIB, "{told}");
+    let boot = fs::read(&part).unwrap();
+    let hidden = |at: usize| u32::from_le_bytes(boot[at + 28..at + 32].try_into().unwrap());
+    let copy = boot.len() - 512;
+    assert_eq!(
+        (hidden(0), hidden(copy)),
+        (2048, 2048),
+        "in the boot sector and in its copy"
+    );
+    for name in &names {
+        let theirs = tool("ntfscat", &[&part, name]);
+        assert!(
+            theirs.stdout == fs::read(tree.join("srv").join(name)).unwrap(),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_understood_is_never_resized() {
+    if !has_tools("what_is_not_understood_is_never_resized", TOOLS) {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let disk = mbr_server(dir.path());
+    // An older ext4 under something that begins like a bcache device, and bytes nobody knows.
+    let mut file = fs::OpenOptions::new().write(true).open(&disk).unwrap();
+    file.seek(SeekFrom::Start(MIB + 4096 + 24)).unwrap();
+    let bcache = [
+        0xC6, 0x85, 0x73, 0xF6, 0x4E, 0x1A, 0x45, 0xCA, 0x82, 0x65, 0xF5, 0x7F, 0x48, 0xBA, 0x6D,
+        0x81,
+    ];
+    file.write_all(&bcache).unwrap();
+    file.seek(SeekFrom::Start(101 * MIB)).unwrap();
+    file.write_all(&[7; 16384]).unwrap();
+    for (flags, why) in [
+        (["--grow", "1"], "looks like ext4 and like bcache"),
+        (["--shrink", "1=smallest"], "60.00 MiB"),
+        (["--grow", "3"], "what it holds is not known"),
+    ] {
+        let (code, text) = p2v(&[
+            &"plan",
+            &disk,
+            &"--from",
+            &"raw",
+            &"--as-is",
+            &"--disk-size",
+            &"400M",
+            &flags[0],
+            &flags[1],
+        ]);
+        if flags[0] == "--shrink" {
+            assert!(
+                code == 0 && text.contains(why) && !text.contains("shrunk"),
+                "{text}"
+            );
+        } else {
+            assert!(code == 1 && text.contains(why), "{flags:?}: {text}");
+        }
+    }
+}
+
+#[test]
 fn a_plan_shows_both_layouts_and_writes_nothing_but_the_picture() {
     if !has_tools("a_plan_shows_both_layouts", TOOLS) {
         return;

@@ -27,6 +27,19 @@ pub struct Source {
     pub leave_out: LeaveOut,
 }
 
+impl Source {
+    /// A machine of which nothing is known but its disks, the boot disk first.
+    #[must_use]
+    pub fn of_disks(name: impl Into<String>, disks: Vec<SourceDisk>) -> Self {
+        Self {
+            name: name.into(),
+            disks,
+            inventory: None,
+            leave_out: LeaveOut::default(),
+        }
+    }
+}
+
 /// One disk of a machine to convert.
 pub struct SourceDisk {
     /// What the user knows it by: a path here, or its device name on the source.
@@ -187,12 +200,7 @@ fn open_paths(paths: &[String], how: Opening<'_>) -> anyhow::Result<Source> {
         Some(name) => name.to_owned(),
         None => name_from(Path::new(first)),
     };
-    Ok(Source {
-        name,
-        disks,
-        inventory: None,
-        leave_out: LeaveOut::default(),
-    })
+    Ok(Source::of_disks(name, disks))
 }
 
 fn open_path(path: &str, how: Opening<'_>) -> anyhow::Result<SourceDisk> {

@@ -177,7 +177,14 @@ fn contents(open: &OpenDisk, seen: &Inspection, disk: usize) -> anyhow::Result<V
             largest: u64::MAX,
             fixed: Some("what it holds is not known".to_owned()),
         };
-        if let Some(kind) = held.kind {
+        let doubt = open.survey.findings.iter().find(|finding| {
+            finding.severity == Severity::Doubtful
+                && volume.partition.map(About::Partition) == Some(finding.about)
+        });
+        if let Some(doubt) = doubt {
+            // Two things claim to lie here: neither is believed, and nothing of it is touched.
+            (held.largest, held.fixed) = (size, Some(doubt.text.clone()));
+        } else if let Some(kind) = held.kind {
             let window = Window::new(open.disk.clone(), volume.range.clone())?;
             match resize_limits(&window, kind) {
                 Ok(limits) => {
@@ -187,6 +194,10 @@ fn contents(open: &OpenDisk, seen: &Inspection, disk: usize) -> anyhow::Result<V
                 Err(error) if error.kind() == ResizeErrorKind::Disk => return Err(error.into()),
                 Err(error) => held.fixed = Some(error.to_string()),
             }
+        }
+        if matches!(held.kind, None | Some(FsKind::MdMember)) {
+            // Members of arrays, and who knows what, are known by records at their end.
+            held.largest = size;
         }
         all.push(held);
     }

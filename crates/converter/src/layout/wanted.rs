@@ -318,7 +318,7 @@ impl Wishes<'_> {
 
     fn add_grow(&mut self, grow: &Grow) -> anyhow::Result<()> {
         let chosen: Vec<u32> = match grow {
-            Grow::Part(part) => return self.with(part, |wish, _| wish.weight = wish.weight.max(1)),
+            Grow::Part(part) => return self.grow_part(part),
             Grow::Largest { disk } | Grow::All { disk } if *disk != self.disk => {
                 self.names.disk(*disk)?;
                 return Ok(());
@@ -340,6 +340,21 @@ impl Wishes<'_> {
         for number in chosen {
             let wish = self.wish(number);
             wish.weight = wish.weight.max(1);
+        }
+        Ok(())
+    }
+
+    fn grow_part(&mut self, part: &Part) -> anyhow::Result<()> {
+        let mut cannot = None;
+        self.with(part, |wish, held| {
+            cannot = held
+                .filter(|held| held.largest <= held.size())
+                .map(|held| held.fixed.clone());
+            wish.weight = wish.weight.max(1);
+        })?;
+        if let Some(why) = cannot {
+            let why = why.unwrap_or_else(|| "its file system has its largest size".to_owned());
+            bail!("partition {part} cannot grow: {why}");
         }
         Ok(())
     }
