@@ -75,17 +75,11 @@ trait Block16:
 {
 }
 
-impl<C> Block16 for C where
-    C: BlockCipherEncrypt
-        + BlockCipherDecrypt
-        + BlockSizeUser<BlockSize = U16>
-        + KeyInit
-        + Clone
-        + Send
-        + Sync
-        + 'static
-{
-}
+impl Block16 for aes::Aes128 {}
+impl Block16 for aes::Aes192 {}
+impl Block16 for aes::Aes256 {}
+impl Block16 for serpent::Serpent {}
+impl Block16 for twofish::Twofish {}
 
 /// A name taken apart.
 struct Parts<'a> {
