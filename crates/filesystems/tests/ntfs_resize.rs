@@ -287,6 +287,104 @@ fn random_sizes_keep_every_file() {
 }
 
 #[test]
+fn files_in_thousands_of_pieces_get_further_records() {
+    let test = "files_in_thousands_of_pieces_get_further_records";
+    if !has_tools(test, TOOLS) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    for (args, mib, piece) in [("-c 4096", 64, 4096), ("-c 512", 16, 900)] {
+        mkntfs(&image, args, mib);
+        let Some(filled) = mount(test, &image, "rw,compression,streams_interface=windows") else {
+            return;
+        };
+        let at = |name: &str| filled.path().join(name);
+        let packed = at("packed");
+        std::fs::create_dir(&packed).unwrap();
+        let compress = 0x810_u32.to_le_bytes();
+        let flags = rustix::fs::XattrFlags::empty();
+        rustix::fs::setxattr(&packed, "system.ntfs_attrib", &compress, flags).unwrap();
+        // Nothing but small files, of which every other one goes, in front of large ones.
+        std::fs::create_dir(at("small")).unwrap();
+        let small: u64 = (mib << 20) * 35 / 100 / (piece + 1024);
+        let mut late = |k: u64| {
+            let len = (mib << 20) / 12;
+            let contents = Seeded(k).bytes(len as usize);
+            match k {
+                0 => std::fs::write(at("one"), contents).unwrap(),
+                // A stream beside it, so that two grow at once.
+                1 => std::fs::write(at("one:stream"), contents).unwrap(),
+                // Every third cluster is not there: it has a list already.
+                2 => {
+                    let file = std::fs::File::create(at("holes")).unwrap();
+                    for (n, part) in contents.chunks(4096).enumerate() {
+                        std::os::unix::fs::FileExt::write_all_at(&file, part, n as u64 * 12_288)
+                            .unwrap();
+                    }
+                }
+                _ => {
+                    let text: Vec<u8> = contents.iter().map(|b| b & 3).collect();
+                    std::fs::write(at("packed/text"), text).unwrap();
+                }
+            }
+        };
+        for k in 0..small {
+            std::fs::write(at(&format!("small/{k}")), vec![k as u8; piece as usize]).unwrap();
+        }
+        (0..4).for_each(&mut late);
+        // All the rest, so that there is no other gap.
+        let ballast = std::fs::File::create(at("ballast")).unwrap();
+        let mut end = 0;
+        while std::os::unix::fs::FileExt::write_all_at(&ballast, &[5; 4096], end).is_ok() {
+            end += 4096;
+        }
+        drop(ballast);
+        for k in (0..small).step_by(2) {
+            std::fs::remove_file(at(&format!("small/{k}"))).unwrap();
+        }
+        let files = host_tree(filled.path());
+        let stream = std::fs::read(at("one:stream")).unwrap();
+        drop(filled);
+        let limits = resize_limits(&FileDisk::open(&image).unwrap(), FsKind::Ntfs).unwrap();
+        let resized = resize_image(&image, limits.smallest);
+        println!("{args}: {limits:?}, {resized:?}");
+        if !assert_sound(test, &image, &files, args) {
+            return;
+        }
+        let disk = FileDisk::open(&image).unwrap();
+        let tree = NtfsTree::open(&disk).unwrap();
+        let mut found = vec![0; stream.len()];
+        tree.read_stream_at(&"/one".into(), b"stream", 0, &mut found)
+            .unwrap();
+        assert!(found == stream);
+        let has_list = |path: &&str| {
+            run_ok("ntfsinfo", &["-F", path, text(&image)]).contains("$ATTRIBUTE_LIST")
+        };
+        let listed: Vec<_> = ["/one", "/packed/text", "/ballast"]
+            .into_iter()
+            .filter(has_list)
+            .collect();
+        println!("{args}: lists of {listed:?}");
+        assert!(!listed.is_empty(), "{args}");
+        // And on from there, now that there are lists.
+        let size = limits.current + (8 << 20);
+        resize_image(&image, size);
+        let Some(filled) = mount(test, &image, "rw") else {
+            return;
+        };
+        std::fs::write(filled.path().join("further"), Seeded(9).bytes(1 << 20)).unwrap();
+        let files = host_tree(filled.path());
+        drop(filled);
+        let limits = resize_limits(&FileDisk::open(&image).unwrap(), FsKind::Ntfs).unwrap();
+        resize_image(&image, limits.smallest);
+        if !assert_sound(test, &image, &files, args) {
+            return;
+        }
+    }
+}
+
+#[test]
 fn contradictions_are_found_before_anything_is_written() {
     let test = "contradictions_are_found_before_anything_is_written";
     if !has_tools(test, TOOLS) {

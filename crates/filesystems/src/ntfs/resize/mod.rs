@@ -12,6 +12,7 @@ mod grow;
 mod records;
 mod scan;
 mod shrink;
+mod spill;
 
 use block_io::{BlockRead, BlockWrite};
 

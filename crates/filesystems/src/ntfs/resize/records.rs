@@ -11,7 +11,7 @@ use crate::fault::{Fault, Result};
 
 /// The end of the attributes of a record: this type, and 4 bytes that are not looked at.
 const END: u32 = u32::MAX;
-const END_LEN: usize = 8;
+pub(super) const END_LEN: usize = 8;
 
 /// A record with its fixups undone, and where its attributes are.
 pub(super) struct Editable {
@@ -91,6 +91,49 @@ impl Editable {
             }
         }
         true
+    }
+
+    /// A record without attributes.
+    pub(super) fn empty(number: u64, raw: Vec<u8>) -> Self {
+        Self {
+            number,
+            raw,
+            attributes: Vec::new(),
+        }
+    }
+
+    pub(super) fn raw(&self) -> &[u8] {
+        &self.raw
+    }
+
+    /// The same record with these attributes, `None` when they do not fit.
+    pub(super) fn rebuilt(&self, attributes: &[Vec<u8>]) -> Option<Self> {
+        let mut at = usize::from(le16(&self.raw, 0x14));
+        let len: usize = attributes.iter().map(Vec::len).sum();
+        if at + len + END_LEN > self.raw.len() {
+            return None;
+        }
+        let mut record = Self::empty(self.number, self.raw.clone());
+        record.raw.get_mut(at..)?.fill(0);
+        let mut next = le16(&self.raw, 0x28);
+        for attribute in attributes {
+            put(&mut record.raw, at, attribute);
+            record.attributes.push(at..at + attribute.len());
+            at += attribute.len();
+            next = next.max(le16(attribute, 14).saturating_add(1));
+        }
+        put_le16(&mut record.raw, 0x28, next);
+        put_le32(&mut record.raw, at, END);
+        put_le32(&mut record.raw, 0x18, (at + END_LEN) as u32);
+        Some(record)
+    }
+
+    /// The base record of its file.
+    pub(super) fn base(&self) -> u64 {
+        match crate::bytes::le64(&self.raw, 0x20) & super::super::format::NUMBER {
+            0 => self.number,
+            base => base,
+        }
     }
 
     /// The record with fixups: each 512 bytes end with the number of this writing.

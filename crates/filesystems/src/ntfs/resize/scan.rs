@@ -10,7 +10,7 @@ use crate::bytes::u8_at;
 use crate::fault::{Fault, Result};
 
 /// Bitmap of the records in use, an attribute of the MFT.
-const RECORDS_IN_USE: u32 = 0xB0;
+pub(super) const RECORDS_IN_USE: u32 = 0xB0;
 /// Bytes of the MFT, and of the bitmap, read in one go.
 const PIECE: u64 = 1 << 20;
 
@@ -90,7 +90,7 @@ impl Scan {
 }
 
 /// Which records are in use, by the MFT's own bitmap.
-fn records_in_use<D: BlockRead>(volume: &Volume<D>) -> Result<Vec<u8>> {
+pub(super) fn records_in_use<D: BlockRead>(volume: &Volume<D>) -> Result<Vec<u8>> {
     let bytes = (volume.mft_size / volume.boot.record as u64).div_ceil(8);
     match volume.stream(MFT, RECORDS_IN_USE, "")? {
         Some(Stream::Resident(bits)) => Ok(bits),

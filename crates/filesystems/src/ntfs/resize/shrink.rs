@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use block_io::{BlockRead, BlockWrite};
 
-use super::super::format::{BITMAP, DATA, Run, joined};
-use super::super::volume::Volume;
+use super::super::format::{BITMAP, DATA, MFT, Run, joined};
+use super::super::volume::{Stream, Volume};
 use super::bits::{Bits, Free};
 use super::grow::set_bad_clusters;
 use super::records::{Editable, set_sizes, with_runs};
-use super::scan::{Part, scan};
+use super::scan::{Part, RECORDS_IN_USE, scan};
+use super::spill::{Spilled, Stores, Supply, spill};
 use super::{Target, bitmap_len, empty_log, log_runs, places, whole_part, write_boot};
 use crate::fault::{Fault, Result};
 
@@ -26,6 +27,10 @@ pub(super) struct Plan {
     records: Vec<u64>,
     /// The clusters in use afterwards.
     used: Bits,
+    /// Files whose runs need more records.
+    spilled: Vec<Spilled>,
+    /// Bytes of the bitmap of records that change.
+    records_in_use: Vec<(u64, u8)>,
 }
 
 impl Plan {
@@ -35,7 +40,7 @@ impl Plan {
     }
 
     /// The same runs after everything moved.
-    fn moved_runs(&self, runs: &[Run]) -> Vec<Run> {
+    pub(super) fn moved_runs(&self, runs: &[Run]) -> Vec<Run> {
         let mut out = Vec::with_capacity(runs.len());
         for run in runs {
             let Some(lcn) = run.lcn else {
@@ -132,10 +137,12 @@ pub(super) fn plan<D: BlockRead>(volume: &Volume<D>, end: u64) -> Result<Result<
     records.dedup();
     // Bad clusters behind the end are gone.
     scan.used.remove(end..volume.boot.clusters);
-    let plan = Plan {
+    let mut plan = Plan {
         moves,
         records,
         used: scan.used,
+        spilled: Vec::new(),
+        records_in_use: Vec::new(),
     };
     // A record is read in one go, unless it was in two places before.
     let (cluster, record) = (volume.boot.cluster, volume.boot.record as u64);
@@ -148,18 +155,69 @@ pub(super) fn plan<D: BlockRead>(volume: &Volume<D>, end: u64) -> Result<Result<
     if after.iter().any(|at| !before.contains(at)) {
         return Ok(Err("records of the MFT would be in two places".to_owned()));
     }
-    for number in &plan.records {
-        let mut record = volume.editable(*number)?;
-        if !plan.rewrite(volume, &mut record)? {
-            return Ok(Err(format!(
-                "record {number}: its runs would be too many for it; defragment the volume on the source"
-            )));
-        }
+    if let Err(why) = spill_full(volume, &mut plan, &mut free)? {
+        return Ok(Err(format!("{why}; defragment the volume on the source")));
     }
     Ok(Ok(plan))
 }
 
+/// Lay out anew the files of which some record becomes too full; or why that cannot be done.
+fn spill_full<D: BlockRead>(
+    volume: &Volume<D>,
+    plan: &mut Plan,
+    free: &mut Free,
+) -> Result<Result<(), String>> {
+    let mut over: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for number in &plan.records {
+        let mut record = volume.editable(*number)?;
+        if !plan.rewrite(volume, &mut record)? {
+            over.entry(record.base()).or_default().push(*number);
+        }
+    }
+    if over.is_empty() {
+        return Ok(Ok(()));
+    }
+    let mut supply = Supply::new(volume)?;
+    let mut used = std::mem::replace(&mut plan.used, Bits::new(0));
+    for (base, over) in over {
+        let mut stores = Stores {
+            free,
+            used: &mut used,
+            supply: &mut supply,
+        };
+        match spill(volume, plan, &mut stores, base, &over)? {
+            Ok(spilled) => {
+                let written: Vec<u64> = spilled.records.iter().map(|r| r.number).collect();
+                plan.records.retain(|number| !written.contains(number));
+                plan.spilled.push(spilled);
+            }
+            Err(why) => return Ok(Err(why)),
+        }
+    }
+    plan.used = used;
+    plan.records_in_use = supply.bitmap();
+    Ok(Ok(()))
+}
+
 impl Plan {
+    /// The attributes of a record with the runs they have afterwards.
+    pub(super) fn moved_attributes<D: BlockRead>(
+        &self,
+        volume: &Volume<D>,
+        record: &Editable,
+    ) -> Result<Vec<Vec<u8>>> {
+        let mut all = Vec::new();
+        for attribute in record.attributes() {
+            let runs = attribute.own_runs(volume.boot.clusters)?;
+            let moved = self.moved_runs(&runs);
+            all.push(match moved != joined(&runs) {
+                true => with_runs(&attribute, &moved),
+                false => attribute.raw.to_vec(),
+            });
+        }
+        Ok(all)
+    }
+
     /// Give the attributes of a record the runs they have afterwards; false when they do not fit.
     fn rewrite<D: BlockRead>(&self, volume: &Volume<D>, record: &mut Editable) -> Result<bool> {
         let mut changed = Vec::new();
@@ -236,13 +294,36 @@ pub(super) fn apply<D: BlockWrite>(
         }
         volume.write_record(&places, &record)?;
     }
+    for spilled in &plan.spilled {
+        volume.write_runs(&spilled.list_runs, 0, &spilled.list, "an attribute list")?;
+        for record in &spilled.records {
+            volume.write_record(&places, record)?;
+        }
+    }
     volume.mft = places.mft.clone();
+    write_records_in_use(&volume, plan)?;
     write_bitmap(&volume, plan, &places, target)?;
     set_bad_clusters(&volume, &places, target)?;
     let first = |runs: &[Run]| runs.first().and_then(|run| run.lcn);
     let mft = first(&places.mft).unwrap_or(volume.boot.mft);
     write_boot(&volume, target, mft, first(&places.mirror))?;
     empty_log(&volume, &log)
+}
+
+/// Mark the records that were taken. The volume's MFT is where it will be, and so are its runs.
+fn write_records_in_use<D: BlockWrite>(volume: &Volume<D>, plan: &Plan) -> Result<()> {
+    if plan.records_in_use.is_empty() {
+        return Ok(());
+    }
+    let Some(Stream::Runs { runs, .. }) = volume.stream(MFT, RECORDS_IN_USE, "")? else {
+        return Err(Fault::Damage(
+            "record 0: the MFT's bitmap has no clusters".to_owned(),
+        ));
+    };
+    for (at, byte) in &plan.records_in_use {
+        volume.write_runs(&runs, *at, &[*byte], "the MFT's bitmap")?;
+    }
+    Ok(())
 }
 
 fn copy<D: BlockWrite>(volume: &Volume<D>, from: u64, to: u64, count: u64) -> Result<()> {
