@@ -501,3 +501,39 @@ fn hostile_bytes_are_refused_or_resized_without_panic() {
     println!("{done} resized, {refused} refused");
     assert!(done > 100 && refused > 100, "{done} {refused}");
 }
+
+/// Not a check but a measurement:
+/// `cargo test --release -p filesystems --test ntfs_resize -- --ignored --nocapture`.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_growing_and_shrinking() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = dir.path().join("image");
+    mkntfs(&image, "-c 4096", 200 << 10);
+    let filled = mount("speed", &image, "rw").unwrap();
+    for k in 0..20_000 {
+        std::fs::write(filled.path().join(format!("{k}")), vec![1; 5000]).unwrap();
+    }
+    drop(filled);
+    let time = |what: &str, job: &mut dyn FnMut()| {
+        let start = std::time::Instant::now();
+        job();
+        println!("{what}: {:?}", start.elapsed());
+    };
+    let disk = FileDisk::open(&image).unwrap();
+    time("limits", &mut || {
+        println!("{:?}", resize_limits(&disk, FsKind::Ntfs).unwrap());
+    });
+    time("ntfsresize -i", &mut || {
+        run_ok("ntfsresize", &["-i", "-f", text(&image)]);
+    });
+    for (what, size) in [("shrink to 1 GiB", 1 << 30), ("grow to 1 TiB", 1 << 40)] {
+        time(what, &mut || println!("{:?}", resize_image(&image, size)));
+    }
+    time("shrink to 2 GiB by ntfsresize", &mut || {
+        run_ok(
+            "ntfsresize",
+            &["-f", "-f", "-s", "2147483648", text(&image)],
+        );
+    });
+}

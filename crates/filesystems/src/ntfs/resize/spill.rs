@@ -70,7 +70,6 @@ impl Supply {
 }
 
 /// What a file becomes whose runs need more records.
-#[derive(Default)]
 pub(super) struct Spilled {
     pub(super) records: Vec<Editable>,
     /// Its attribute list, and where that lies afterwards.
@@ -100,37 +99,67 @@ pub(super) fn spill<D: BlockRead>(
             "record {base}: a file of the system would be in too many pieces"
         )));
     }
-    let base_record = volume.editable(base)?;
-    let old_list = base_record
-        .attributes()
-        .find(|a| a.kind() == ATTRIBUTE_LIST);
-    let mut list = match &old_list {
-        Some(list) => entries(&volume.list_value(list)?),
-        None => base_record
+    let record = volume.editable(base)?;
+    let list = match record.attributes().find(|a| a.kind() == ATTRIBUTE_LIST) {
+        Some(list) => entries(&volume.list_value(&list)?),
+        None => record
             .attributes()
-            .map(|a| entry(&a, base_record.reference()))
+            .map(|a| entry(&a, record.reference()))
             .collect(),
     };
-    let mut spilled = Spilled::default();
-    let mut kept_base = Vec::new();
+    let mut layout = Layout {
+        volume,
+        base: record,
+        list,
+        records: Vec::new(),
+        kept: Vec::new(),
+    };
     let mut numbers = over.to_vec();
     if !numbers.contains(&base) {
         numbers.push(base);
     }
     for number in numbers {
-        let record = volume.editable(number)?;
-        let mut attributes = plan.moved_attributes(volume, &record)?;
-        if number == base {
+        if let Err(why) = layout.shorten(plan, stores, number)? {
+            return Ok(Err(why));
+        }
+    }
+    layout.finish(plan, stores)
+}
+
+/// A file that is being laid out anew.
+struct Layout<'a, D> {
+    volume: &'a Volume<D>,
+    base: Editable,
+    /// Entries of its attribute list.
+    list: Vec<Vec<u8>>,
+    /// Records that are done.
+    records: Vec<Editable>,
+    /// What stays in the base record, but for the list.
+    kept: Vec<Vec<u8>>,
+}
+
+impl<D: BlockRead> Layout<'_, D> {
+    /// Leave in record `number` what it has room for.
+    fn shorten(
+        &mut self,
+        plan: &Plan,
+        stores: &mut Stores,
+        number: u64,
+    ) -> Result<Result<(), String>> {
+        let record = self.volume.editable(number)?;
+        let is_base = number == self.base.number;
+        let mut attributes = plan.moved_attributes(self.volume, &record)?;
+        if is_base {
             attributes.retain(|raw| kind(raw) != ATTRIBUTE_LIST);
         }
-        let room = record.room() - if number == base { LIST_LEN } else { 0 };
-        while attributes.iter().map(Vec::len).sum::<usize>() > room {
+        let room = record.room() - if is_base { LIST_LEN } else { 0 };
+        loop {
             let all: usize = attributes.iter().map(Vec::len).sum();
-            let largest = attributes
-                .iter_mut()
-                .filter(|raw| u8_at(raw, 8) != 0)
-                .max_by_key(|raw| raw.len());
-            let Some(largest) = largest else {
+            if all <= room {
+                break;
+            }
+            let in_clusters = attributes.iter_mut().filter(|raw| u8_at(raw, 8) != 0);
+            let Some(largest) = in_clusters.max_by_key(|raw| raw.len()) else {
                 return Ok(Err(format!(
                     "record {number}: no room for an attribute list"
                 )));
@@ -140,71 +169,114 @@ pub(super) fn spill<D: BlockRead>(
                 raw: largest,
                 record: number,
             };
-            let runs = joined(&attribute.own_runs(volume.boot.clusters)?);
+            let runs = joined(&attribute.own_runs(self.volume.boot.clusters)?);
             let head = fitting(&runs, usize::from(le16(largest, 0x20)), budget, &attribute);
-            let Some((head, mut rest)) = head.filter(|(_, rest)| !rest.is_empty()) else {
+            let Some((head, rest)) = head.filter(|(_, rest)| !rest.is_empty()) else {
                 return Ok(Err(format!("record {number}: no room for one run")));
             };
-            let shorter = with_runs(&attribute, &head);
-            let mut at = position(&list, &attribute, record.reference());
-            while !rest.is_empty() {
-                let Some(new) = stores.supply.take() else {
-                    return Ok(Err("no free record in the MFT".to_owned()));
-                };
-                let template = tail(&attribute);
-                let start = usize::from(le16(&template, 0x20));
-                let part = Attribute {
-                    raw: &template,
-                    record: new,
-                };
-                let extension = Editable::extension(volume, new, base_record.reference())?;
-                let Some((runs, left)) = fitting(&rest, start, extension.room(), &part) else {
-                    return Ok(Err(format!("record {new}: no room for one run")));
-                };
-                let mut raw = with_runs(&part, &runs);
-                let first = runs.first().map_or(0, |run| run.vcn);
-                put(&mut raw, 0x10, &first.to_le_bytes());
-                let part = Attribute {
-                    raw: &raw,
-                    record: new,
-                };
-                at += 1;
-                list.insert(at.min(list.len()), entry(&part, extension.reference()));
-                let Some(extension) = extension.rebuilt(std::slice::from_ref(&raw)) else {
-                    return Ok(Err(format!("record {new}: too small")));
-                };
-                spilled.records.push(extension);
-                rest = left;
+            let at = position(&self.list, &attribute, record.reference());
+            if let Err(why) = self.continue_in_others(stores, &attribute, at, rest)? {
+                return Ok(Err(why));
             }
-            *largest = shorter;
+            *largest = with_runs(&attribute, &head);
         }
-        if number == base {
-            kept_base = attributes;
+        if is_base {
+            self.kept = attributes;
         } else if let Some(record) = record.rebuilt(&attributes) {
-            spilled.records.push(record);
+            self.records.push(record);
         }
+        Ok(Ok(()))
     }
-    spilled.list = list.concat();
-    // The list: in its old clusters, if they hold it, or in new ones.
-    let len = spilled.list.len() as u64;
-    let needed = len.div_ceil(volume.boot.cluster);
-    let old = old_list.as_ref().filter(|a| !a.is_resident());
-    spilled.list_runs = match old {
-        Some(old) => plan.moved_runs(&old.own_runs(volume.boot.clusters)?),
-        None => match stores.free.take(needed) {
-            Some(range) if range.end - range.start == needed => {
-                stores.used.add(range.clone());
-                vec![Run {
-                    vcn: 0,
-                    lcn: Some(range.start),
-                    count: needed,
-                }]
-            }
-            _ => return Ok(Err("no place for an attribute list".to_owned())),
-        },
-    };
-    let clusters: u64 = spilled.list_runs.iter().map(|run| run.count).sum();
-    let id = old_list.as_ref().map_or(base_record.next_id(), |a| a.id());
+
+    /// Put the runs into further records; `at` is the entry of the part before them.
+    fn continue_in_others(
+        &mut self,
+        stores: &mut Stores,
+        attribute: &Attribute,
+        mut at: usize,
+        mut runs: Vec<Run>,
+    ) -> Result<Result<(), String>> {
+        let template = tail(attribute);
+        let start = usize::from(le16(&template, 0x20));
+        while !runs.is_empty() {
+            let Some(new) = stores.supply.take() else {
+                return Ok(Err("no free record in the MFT".to_owned()));
+            };
+            let part = Attribute {
+                raw: &template,
+                record: new,
+            };
+            let extension = Editable::extension(self.volume, new, self.base.reference())?;
+            let Some((these, left)) = fitting(&runs, start, extension.room(), &part) else {
+                return Ok(Err(format!("record {new}: no room for one run")));
+            };
+            let mut raw = with_runs(&part, &these);
+            let first = these.first().map_or(0, |run| run.vcn);
+            put(&mut raw, 0x10, &first.to_le_bytes());
+            let part = Attribute {
+                raw: &raw,
+                record: new,
+            };
+            at += 1;
+            let told = entry(&part, extension.reference());
+            self.list.insert(at.min(self.list.len()), told);
+            let Some(extension) = extension.rebuilt(std::slice::from_ref(&raw)) else {
+                return Ok(Err(format!("record {new}: too small")));
+            };
+            self.records.push(extension);
+            runs = left;
+        }
+        Ok(Ok(()))
+    }
+
+    /// Place the list, in its old clusters or in new ones, and put it into the base record.
+    fn finish(mut self, plan: &Plan, stores: &mut Stores) -> Result<Result<Spilled, String>> {
+        let cluster = self.volume.boot.cluster;
+        let list = self.list.concat();
+        let len = list.len() as u64;
+        let needed = len.div_ceil(cluster);
+        let old = self.base.attributes().find(|a| a.kind() == ATTRIBUTE_LIST);
+        let list_runs = match old.filter(|old| !old.is_resident()) {
+            Some(old) => plan.moved_runs(&old.own_runs(self.volume.boot.clusters)?),
+            None => match stores.free.take(needed) {
+                Some(range) if range.end - range.start == needed => {
+                    stores.used.add(range.clone());
+                    vec![Run {
+                        vcn: 0,
+                        lcn: Some(range.start),
+                        count: needed,
+                    }]
+                }
+                _ => return Ok(Err("no place for an attribute list".to_owned())),
+            },
+        };
+        let clusters: u64 = list_runs.iter().map(|run| run.count).sum();
+        let id = old.map_or(self.base.next_id(), |a| a.id());
+        let mut raw = list_attribute(id, &list_runs);
+        set_sizes(&mut raw, clusters * cluster, len, len);
+        let base = self.base.number;
+        if clusters < needed || raw.len() > LIST_LEN || len > 256 << 10 {
+            return Ok(Err(format!(
+                "record {base}: its attribute list would be too long"
+            )));
+        }
+        let before = |raw: &&Vec<u8>| kind(raw) < ATTRIBUTE_LIST;
+        let at = self.kept.iter().take_while(before).count();
+        self.kept.insert(at, raw);
+        let Some(record) = self.base.rebuilt(&self.kept) else {
+            return Ok(Err(format!("record {base}: too small")));
+        };
+        self.records.push(record);
+        Ok(Ok(Spilled {
+            records: self.records,
+            list,
+            list_runs,
+        }))
+    }
+}
+
+/// An attribute list in clusters, its sizes yet to come.
+fn list_attribute(id: u16, runs: &[Run]) -> Vec<u8> {
     let mut raw = vec![0; HEADER];
     put_le32(&mut raw, 0, ATTRIBUTE_LIST);
     put(&mut raw, 8, &[1, 0]);
@@ -213,25 +285,9 @@ pub(super) fn spill<D: BlockRead>(
     put_le16(&mut raw, 0x20, HEADER as u16);
     let attribute = Attribute {
         raw: &raw,
-        record: base,
+        record: 0,
     };
-    let mut raw = with_runs(&attribute, &spilled.list_runs);
-    set_sizes(&mut raw, clusters * volume.boot.cluster, len, len);
-    if clusters < needed || raw.len() > LIST_LEN || len > 256 << 10 {
-        return Ok(Err(format!(
-            "record {base}: its attribute list would be too long"
-        )));
-    }
-    let before = kept_base
-        .iter()
-        .take_while(|raw| kind(raw) < ATTRIBUTE_LIST);
-    let at = before.count();
-    kept_base.insert(at, raw);
-    let Some(record) = base_record.rebuilt(&kept_base) else {
-        return Ok(Err(format!("record {base}: too small")));
-    };
-    spilled.records.push(record);
-    Ok(Ok(spilled))
+    with_runs(&attribute, runs)
 }
 
 fn kind(raw: &[u8]) -> u32 {
