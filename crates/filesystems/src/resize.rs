@@ -34,6 +34,16 @@ pub struct ResizeLimits {
 }
 
 impl ResizeLimits {
+    /// Limits that hold the present size in any case; `largest` with what sets it.
+    pub(crate) fn around(current: u64, smallest: u64, largest: (u64, &'static str)) -> Self {
+        Self {
+            smallest: smallest.min(current),
+            current,
+            largest: largest.0.max(current),
+            largest_because: largest.1,
+        }
+    }
+
     /// Refuse a size outside the limits.
     ///
     /// # Errors

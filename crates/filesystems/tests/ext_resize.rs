@@ -4,34 +4,20 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use block_io::{BlockRead, FileDiskMut, Overlay};
 use common::oracle::{assert_same, host_tree, make_tree, mutate, our_tree, used};
+use common::resizing::{Files, limits, resized, steps, write_something};
 use common::{Mount, Seeded, VARIANTS, fsck, fsck_fix, has_tools, mke2fs, run, run_ok, text};
 use filesystems::ext::ExtTree;
-use filesystems::path::GuestPath;
 use filesystems::probe::probe;
-use filesystems::resize::{ResizeErrorKind, ResizeLimits, Resized, resize, resize_limits};
-use filesystems::tree::{Attributes, FileTree, Recovery};
+use filesystems::resize::{ResizeErrorKind, resize, resize_limits};
+use filesystems::tree::Recovery;
 use filesystems::used::Findings;
 
 const TOOLS: &[&str] = &["mke2fs", "e2fsck", "dumpe2fs", "resize2fs", "debugfs"];
 const MIB: u64 = 1 << 20;
-
-/// Resize the file system in `image`; the file is made as long as it needs to be, and cut afterwards.
-fn resized(image: &Path, size: u64) -> Resized {
-    let file = std::fs::OpenOptions::new().write(true).open(image).unwrap();
-    let len = file.metadata().unwrap().len();
-    file.set_len(len.max(size)).unwrap();
-    let disk = FileDiskMut::open(image).unwrap();
-    let kind = probe(&disk).unwrap().unwrap().kind;
-    let done = resize(&disk, kind, size, Recovery::Refuse).unwrap_or_else(|e| panic!("{e}"));
-    drop(disk);
-    file.set_len(size).unwrap();
-    done
-}
 
 /// A line of what `dumpe2fs -h` prints.
 fn told(image: &Path, field: &str) -> String {
@@ -45,8 +31,6 @@ fn number(image: &Path, field: &str) -> u64 {
     told(image, field).parse().unwrap()
 }
 
-type Files = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
-
 /// All files as the kernel reads them; as `debugfs` does where the kernel does not mount such a file
 /// system (blocks larger than its pages).
 fn files(image: &Path) -> Files {
@@ -56,9 +40,9 @@ fn files(image: &Path) -> Files {
         &["-t", "ext4", "-o", "loop,ro", text(image), text(dir.path())],
     );
     if mount.status.success() {
-        let found = host_tree(dir.path());
-        run_ok("umount", &[text(dir.path())]);
-        return found;
+        // Waits for others that look at what is mounted, when dropped.
+        let mount = Mount { dir };
+        return host_tree(mount.path());
     }
     let command = format!("rdump / {}", text(dir.path()));
     run_ok("debugfs", &["-R", &command, text(image)]);
@@ -217,12 +201,6 @@ fn estimate(image: &Path) -> u64 {
     blocks * number(image, "Block size")
 }
 
-fn limits(image: &Path) -> ResizeLimits {
-    let disk = FileDiskMut::open(image).unwrap();
-    let kind = probe(&disk).unwrap().unwrap().kind;
-    resize_limits(&disk, kind).unwrap_or_else(|e| panic!("{e}"))
-}
-
 #[test]
 fn every_variant_shrinks_in_steps_to_its_smallest_and_grows_again() {
     let test = "every_variant_shrinks_in_steps_to_its_smallest_and_grows_again";
@@ -284,21 +262,19 @@ fn scatter(image: &Path, from: &Path) {
         run_ok("debugfs", &["-w", "-f", text(&commands), text(image)]);
         return;
     }
+    let mount = Mount { dir };
+    let dir = mount.path();
     // Half of the space, in pieces, so that what comes behind lies behind.
-    let free =
-        String::from_utf8_lossy(&run("df", &["--output=avail", "-B1", text(dir.path())]).stdout)
-            .into_owned();
+    let free = String::from_utf8_lossy(&run("df", &["--output=avail", "-B1", text(dir)]).stdout)
+        .into_owned();
     let free: u64 = free.lines().last().unwrap().trim().parse().unwrap();
     let piece = vec![7; (free / 40) as usize];
     for n in 0..30 {
-        let _ = std::fs::write(dir.path().join(format!("filler{n}")), &piece);
+        let _ = std::fs::write(dir.join(format!("filler{n}")), &piece);
     }
-    run("sync", &["-f", text(dir.path())]);
-    run_ok(
-        "cp",
-        &["-a", &format!("{}/.", text(from)), text(dir.path())],
-    );
-    let grown = dir.path().join("in pieces");
+    run("sync", &["-f", text(dir)]);
+    run_ok("cp", &["-a", &format!("{}/.", text(from)), text(dir)]);
+    let grown = dir.join("in pieces");
     for n in 0..200_u8 {
         use std::io::Write;
         let mut file = std::fs::OpenOptions::new()
@@ -308,12 +284,11 @@ fn scatter(image: &Path, from: &Path) {
             .unwrap();
         file.write_all(&[n; 3000]).unwrap();
         file.sync_all().unwrap();
-        std::fs::write(dir.path().join(format!("many/between {n}")), [n; 1500]).unwrap();
+        std::fs::write(dir.join(format!("many/between {n}")), [n; 1500]).unwrap();
     }
     for n in 0..30 {
-        let _ = std::fs::remove_file(dir.path().join(format!("filler{n}")));
+        let _ = std::fs::remove_file(dir.join(format!("filler{n}")));
     }
-    run_ok("umount", &[text(dir.path())]);
 }
 
 /// File systems of small groups, so that inodes and directories lie in many of them.
@@ -356,10 +331,7 @@ fn random_steps_of_growing_shrinking_and_writing_stay_sound() {
     if !has_tools(test, TOOLS) {
         return;
     }
-    let steps = std::env::var("P2V_STEPS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(120_u64);
+    let steps = steps(120);
     let seed = std::env::var("P2V_SEED")
         .ok()
         .and_then(|n| n.parse().ok())
@@ -386,7 +358,10 @@ fn random_steps_of_growing_shrinking_and_writing_stay_sound() {
         }
         for step in 0..steps.div_ceil(SMALL_GROUPS.len() as u64) {
             let what = format!("{name}, seed {seed}, step {step}");
-            write_something(&image, &mut random, &mut expected);
+            let disk = FileDiskMut::open(&image).unwrap();
+            let mut tree = ExtTree::open_rw(disk, Recovery::Refuse).unwrap();
+            write_something(&mut tree, &mut random, &mut expected, 450 << 10);
+            drop(tree);
             let bounds = limits(&image);
             let size = match random.below(4) {
                 0 => bounds.smallest,
@@ -409,79 +384,13 @@ fn random_steps_of_growing_shrinking_and_writing_stay_sound() {
     assert!(renumbered > 50, "{renumbered}");
 }
 
-/// Make, change and remove files and directories through our own tree.
-fn write_something(image: &Path, random: &mut Seeded, expected: &mut Files) {
-    let mut tree = ExtTree::open_rw(FileDiskMut::open(image).unwrap(), Recovery::Refuse).unwrap();
-    let new = Attributes::root_owned(0o755, 1_700_000_000);
-    for _ in 0..random.below(30) {
-        let space = tree.space().unwrap();
-        let dirs: Vec<Vec<u8>> = expected
-            .iter()
-            .filter(|(_, c)| c.is_none())
-            .map(|(n, _)| n.clone())
-            .collect();
-        let below = match dirs.len() {
-            0 => Vec::new(),
-            n => [&dirs[random.below(n as u64) as usize][..], b"/"].concat(),
-        };
-        let name = [
-            &below[..],
-            format!(
-                "n{:x}{}",
-                random.below(1 << 20),
-                "x".repeat(random.below(90) as usize)
-            )
-            .as_bytes(),
-        ]
-        .concat();
-        let path = GuestPath::new([b"/", &name[..]].concat());
-        if expected.contains_key(&name) || name.len() > 900 {
-            continue;
-        }
-        let wanted = random.below(5);
-        if wanted == 0 && space.free_inodes > 4 && space.free > 64 << 10 {
-            tree.create_dir(&path, new).unwrap();
-            expected.insert(name, None);
-        } else if wanted == 1 {
-            let files: Vec<Vec<u8>> = expected
-                .iter()
-                .filter(|(_, c)| c.is_some())
-                .map(|(n, _)| n.clone())
-                .collect();
-            if let Some(gone) = files.get(random.below(files.len() as u64) as usize) {
-                tree.remove(&GuestPath::new([b"/", &gone[..]].concat()))
-                    .unwrap();
-                expected.remove(gone);
-            }
-        } else if space.free_inodes > 4 && space.free > 400 << 10 {
-            let len = match random.below(4) {
-                0 => random.below(40),
-                1 => random.below(3000),
-                _ => random.below(150_000),
-            };
-            let contents = random.bytes(len as usize);
-            tree.write_file(&path, &contents, new).unwrap();
-            if random.below(4) == 0 {
-                let len = random.below(200) as usize;
-                let value = random.bytes(len);
-                let _ = tree.set_xattr(&path, b"user.note", Some(&value));
-            }
-            expected.insert(name, Some(contents));
-        }
-    }
-    tree.sync().unwrap();
-}
-
 #[test]
 fn damaged_bytes_give_errors_and_never_a_panic() {
     let test = "ext: damaged_bytes_give_errors_and_never_a_panic";
     if !has_tools(test, TOOLS) {
         return;
     }
-    let rounds = std::env::var("P2V_STEPS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(150_u64);
+    let rounds = steps(150);
     let dir = tempfile::tempdir().unwrap();
     let from = dir.path().join("from");
     make_tree(&from, 25, true);

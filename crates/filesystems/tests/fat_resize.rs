@@ -3,17 +3,17 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
-use block_io::{BlockWrite, FileDisk, FileDiskMut, Overlay};
-use common::oracle::{assert_same, host_tree, make_tree, mutate, our_tree};
+use block_io::{FileDisk, FileDiskMut, Overlay};
+use common::mtools::{fill, read_back};
+use common::oracle::{assert_same, make_tree, mutate, our_tree};
+use common::resizing::{Files, limits, resized, steps, write_something};
 use common::{Seeded, assert_succeeded, has_tools, make_fs, run, run_ok, text};
 use filesystems::fat::FatTree;
-use filesystems::path::GuestPath;
 use filesystems::probe::probe;
-use filesystems::resize::{ResizeErrorKind, ResizeLimits, Resized, resize, resize_limits};
-use filesystems::tree::{Attributes, FileTree, Recovery};
+use filesystems::resize::{ResizeErrorKind, resize, resize_limits};
+use filesystems::tree::Recovery;
 
 const TOOLS: &[&str] = &["mkfs.vfat", "fsck.vfat", "mcopy", "mdel"];
 const MIB: u64 = 1 << 20;
@@ -48,69 +48,6 @@ fn fsck(image: &Path, what: &str) {
     }
 }
 
-fn mtools(tool: &str, image: &Path, args: &[&str]) {
-    let mut all = vec![
-        "MTOOLS_SKIP_CHECK=1",
-        "LC_ALL=C.UTF-8",
-        tool,
-        "-i",
-        text(image),
-    ];
-    all.extend(args);
-    run_ok("env", &all);
-}
-
-type Files = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
-
-fn files(image: &Path) -> Files {
-    let out = tempfile::tempdir().unwrap();
-    mtools("mcopy", image, &["-s", "-n", "::*", text(out.path())]);
-    host_tree(out.path())
-}
-
-fn fill(image: &Path, from: &Path) {
-    let entries: Vec<_> = std::fs::read_dir(from)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
-    let mut args = vec!["-s", "-Q", "-m"];
-    args.extend(entries.iter().map(|path| text(path)));
-    args.push("::");
-    mtools("mcopy", image, &args);
-    mtools(
-        "mdel",
-        image,
-        &["::etc/FILE0.BIN", "::EFI/BOOT/FILE9.BIN", "::etc/n8"],
-    );
-    mtools(
-        "mcopy",
-        image,
-        &[text(&from.join("etc/FILE24.BIN")), "::/late.bin"],
-    );
-}
-
-fn limits(image: &Path) -> ResizeLimits {
-    let disk = FileDisk::open(image).unwrap();
-    let kind = probe(&disk).unwrap().unwrap().kind;
-    resize_limits(&disk, kind).unwrap_or_else(|e| panic!("{e}"))
-}
-
-fn resized(image: &Path, size: u64) -> Resized {
-    let file = std::fs::OpenOptions::new().write(true).open(image).unwrap();
-    let len = file.metadata().unwrap().len();
-    file.set_len(len.max(size)).unwrap();
-    let disk = FileDiskMut::open(image).unwrap();
-    // What lies behind the end may be any bytes.
-    let litter = vec![0xA5; (size.saturating_sub(len)).min(3 * MIB) as usize];
-    disk.write_at(len.min(size), &litter).unwrap();
-    let kind = probe(&disk).unwrap().unwrap().kind;
-    let done = resize(&disk, kind, size, Recovery::Refuse).unwrap_or_else(|e| panic!("{e}"));
-    assert_eq!(probe(&disk).unwrap().unwrap().kind, kind);
-    drop(disk);
-    file.set_len(size).unwrap();
-    done
-}
-
 #[test]
 fn every_type_grows_and_shrinks_and_keeps_its_files() {
     let test = "every_type_grows_and_shrinks_and_keeps_its_files";
@@ -124,7 +61,7 @@ fn every_type_grows_and_shrinks_and_keeps_its_files() {
         let image = dir.path().join(name);
         make_fs("mkfs.vfat", &[], args, &image, mib * MIB + 3072 * 4);
         fill(&image, &from);
-        let tree = files(&image);
+        let tree = read_back(&image);
         assert!(tree.len() > 150, "{name}: {}", tree.len());
         // 0 stands for the smallest there is then.
         let steps = sizes.iter().map(|mib| mib * MIB).chain([0]);
@@ -139,7 +76,7 @@ fn every_type_grows_and_shrinks_and_keeps_its_files() {
                 "{what}: {done:?}"
             );
             fsck(&image, &what);
-            assert_same(&files(&image), &tree, &what);
+            assert_same(&read_back(&image), &tree, &what);
         }
         std::fs::remove_file(&image).unwrap();
     }
@@ -205,10 +142,7 @@ fn random_steps_of_growing_shrinking_and_writing_stay_sound() {
     if !has_tools(test, TOOLS) {
         return;
     }
-    let steps = std::env::var("P2V_STEPS")
-        .ok()
-        .and_then(|n| n.parse().ok())
-        .unwrap_or(90_u64);
+    let steps = steps(90);
     let dir = tempfile::tempdir().unwrap();
     for (n, (args, mib)) in [("-F 12 -s 1", 1), ("-F 16 -s 1", 5), ("-F 32 -s 1", 34)]
         .iter()
@@ -220,7 +154,10 @@ fn random_steps_of_growing_shrinking_and_writing_stay_sound() {
         let mut expected = Files::new();
         for step in 0..steps / 3 {
             let what = format!("{args}, step {step}");
-            write_something(&image, &mut random, &mut expected);
+            let disk = FileDiskMut::open(&image).unwrap();
+            let mut tree = FatTree::open_rw(disk, Recovery::Refuse).unwrap();
+            write_something(&mut tree, &mut random, &mut expected, 90 << 10);
+            drop(tree);
             let bounds = limits(&image);
             let size = match random.below(4) {
                 0 => bounds.smallest,
@@ -233,57 +170,9 @@ fn random_steps_of_growing_shrinking_and_writing_stay_sound() {
             assert_same(&our_tree(&tree), &expected, &format!("{what}: {done:?}"));
         }
         if !expected.is_empty() {
-            assert_same(&files(&image), &expected, args);
+            assert_same(&read_back(&image), &expected, args);
         }
     }
-}
-
-fn write_something(image: &Path, random: &mut Seeded, expected: &mut Files) {
-    let mut tree = FatTree::open_rw(FileDiskMut::open(image).unwrap(), Recovery::Refuse).unwrap();
-    let new = Attributes::root_owned(0o755, 1_700_000_000);
-    for _ in 0..random.below(20) {
-        let free = tree.space().unwrap().free;
-        let dirs: Vec<_> = expected
-            .iter()
-            .filter(|(_, c)| c.is_none())
-            .map(|(n, _)| n.clone())
-            .collect();
-        let below = match dirs.len() {
-            0 => Vec::new(),
-            n => [&dirs[random.below(n as u64) as usize][..], b"/"].concat(),
-        };
-        let own = format!("a name {:x}", random.below(1 << 20));
-        let name = [&below[..], own.as_bytes()].concat();
-        let path = GuestPath::new([b"/", &name[..]].concat());
-        if expected.contains_key(&name) || name.len() > 200 || free < 64 << 10 {
-            continue;
-        }
-        match random.below(5) {
-            0 => {
-                tree.create_dir(&path, new).unwrap();
-                expected.insert(name, None);
-            }
-            1 => {
-                let files: Vec<_> = expected
-                    .iter()
-                    .filter(|(_, c)| c.is_some())
-                    .map(|(n, _)| n.clone())
-                    .collect();
-                if let Some(gone) = files.get(random.below(files.len() as u64) as usize) {
-                    tree.remove(&GuestPath::new([b"/", &gone[..]].concat()))
-                        .unwrap();
-                    expected.remove(gone);
-                }
-            }
-            _ => {
-                let len = random.below(free.min(60_000)) as usize / 2;
-                let contents = random.bytes(len);
-                tree.write_file(&path, &contents, new).unwrap();
-                expected.insert(name, Some(contents));
-            }
-        }
-    }
-    tree.sync().unwrap();
 }
 
 #[test]

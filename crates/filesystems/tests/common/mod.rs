@@ -8,8 +8,10 @@
     clippy::expect_used
 )]
 
+pub mod mtools;
 pub mod ntfs;
 pub mod oracle;
+pub mod resizing;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -5,6 +5,7 @@ use std::ops::Range;
 use block_io::{BlockRead, BlockWrite, ExtentKind};
 
 use super::copies::{self, Table};
+use super::space::set_within;
 use super::{geometry, unchanged};
 use crate::bytes::u8_at;
 use crate::ext::alloc::set_bits;
@@ -246,16 +247,7 @@ impl Added {
         let mut bitmap = vec![0; sb.block_size as usize];
         set_bits(&mut bitmap, 0..sb.group_head(group), true);
         let mut used = sb.group_head(group);
-        let first = ranges.partition_point(|range| range.end <= start);
-        let inside = ranges
-            .iter()
-            .skip(first)
-            .take_while(|r| r.start < start + len);
-        for range in inside {
-            let bits = range.start.max(start) - start..range.end.min(start + len) - start;
-            used += bits.end - bits.start;
-            set_bits(&mut bitmap, bits, true);
-        }
+        used += set_within(&mut bitmap, ranges, start..start + len, true);
         desc.set_free_blocks(len.saturating_sub(used) as u32);
         let is_bare = used == sb.group_head(group) && group + 1 < sb.groups;
         if sb.has_group_csum() && is_bare {

@@ -63,14 +63,10 @@ pub(crate) fn resize_limits(disk: &dyn BlockRead) -> Result<ResizeLimits, Resize
     volume.system.clear();
     volume.survey_system_blocks()?;
     let sb = &volume.sb;
-    let (largest, largest_because) = geometry::largest(sb);
+    let smallest = space::Space::survey(&volume)?.smallest() * sb.block_size;
     let current = sb.blocks * sb.block_size;
-    Ok(ResizeLimits {
-        smallest: space::Space::survey(&volume)?.smallest() * sb.block_size,
-        current,
-        largest: largest.max(current),
-        largest_because,
-    })
+    let largest = geometry::largest(sb);
+    Ok(ResizeLimits::around(current, smallest, largest))
 }
 
 /// Make the file system on `disk` `new_size` bytes long.

@@ -11,6 +11,7 @@ use crate::ext::alloc::is_set;
 use crate::ext::checksum::crc32c;
 use crate::ext::feature;
 use crate::ext::format::{Block, Superblock};
+use crate::ext::group::INODE_UNINIT;
 use crate::ext::inode::{Inode, flag};
 use crate::ext::volume::{Volume, corrupt};
 use crate::ext::xattr;
@@ -103,6 +104,9 @@ pub(super) fn pick_inodes<D: BlockRead>(
 ) -> Result<Vec<u32>, ResizeError> {
     let sb = &volume.sb;
     let desc = volume.desc(group)?;
+    if sb.has_group_csum() && desc.flags() & INODE_UNINIT != 0 {
+        return Ok(Vec::new());
+    }
     let bitmap = volume.inode_bitmap(group, &desc)?;
     let count = u64::from(sb.inodes_per_group);
     let Some(last) = (0..count).rev().find(|bit| is_set(&bitmap, *bit)) else {

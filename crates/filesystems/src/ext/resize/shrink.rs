@@ -9,7 +9,7 @@ use block_io::BlockWrite;
 
 use super::copies::{self, Table};
 use super::moves::{Relink, copy_blocks};
-use super::space::{Plan, Space};
+use super::space::{Plan, Space, set_within};
 use super::{renumber, unchanged, unsupported};
 use crate::bytes::{self, le32, le64, put_le32, u8_at};
 use crate::ext::alloc::{is_set, set_bits};
@@ -137,15 +137,7 @@ fn cut_group<D: BlockWrite>(
     let (start, len) = (sb.group_start(group), sb.group_len(group));
     let mut bitmap = old.block_bitmap(group, &old.desc(group)?)?;
     for (ranges, value) in [(&plan.freed[..], false), (taken, true)] {
-        let first = ranges.partition_point(|range| range.end <= start);
-        let inside = ranges
-            .iter()
-            .skip(first)
-            .take_while(|r| r.start < start + len);
-        for range in inside {
-            let bits = range.start.max(start) - start..range.end.min(start + len) - start;
-            set_bits(&mut bitmap, bits, value);
-        }
+        set_within(&mut bitmap, ranges, start..start + len, value);
     }
     set_bits(&mut bitmap, len..sb.block_size * 8, true);
     let free = (0..len).filter(|bit| !is_set(&bitmap, *bit)).count();

@@ -7,7 +7,7 @@ use block_io::BlockRead;
 
 use super::moves::{Move, Moves};
 use super::{damaged, geometry};
-use crate::ext::alloc::is_set;
+use crate::ext::alloc::{is_set, set_bits};
 use crate::ext::feature;
 use crate::ext::format::{Block, Superblock};
 use crate::ext::used::runs;
@@ -228,6 +228,24 @@ impl Space {
         }
         Some(relocations)
     }
+}
+
+/// Set or clear the bits of what of `ranges`, which are sorted, lies in `group`; how many.
+pub(super) fn set_within(
+    bitmap: &mut [u8],
+    ranges: &[Range<Block>],
+    group: Range<Block>,
+    value: bool,
+) -> u64 {
+    let first = ranges.partition_point(|range| range.end <= group.start);
+    let inside = ranges.iter().skip(first);
+    let mut count = 0;
+    for range in inside.take_while(|range| range.start < group.end) {
+        let (start, end) = (range.start.max(group.start), range.end.min(group.end));
+        set_bits(bitmap, start - group.start..end - group.start, value);
+        count += end - start;
+    }
+    count
 }
 
 /// Whether `leaving` blocks find room in the longest of `free`.

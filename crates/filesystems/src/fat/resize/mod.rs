@@ -37,14 +37,9 @@ pub(crate) fn resize_limits(disk: &dyn BlockRead) -> Result<ResizeLimits, Resize
 }
 
 fn limits(geometry: &Geometry, table: &Table) -> ResizeLimits {
-    let (largest, largest_because) = layout::largest(geometry);
     let current = geometry.sectors * geometry.sector;
-    ResizeLimits {
-        smallest: layout::smallest(geometry, table.used()).min(current),
-        current,
-        largest: largest.max(current),
-        largest_because,
-    }
+    let smallest = layout::smallest(geometry, table.used());
+    ResizeLimits::around(current, smallest, layout::largest(geometry))
 }
 
 /// Make the file system on `disk` `new_size` bytes long.
