@@ -29,18 +29,22 @@ pub(crate) fn is_member(kind: FsKind) -> bool {
 }
 
 impl Draft {
-    /// Look at `disk`. Members of volume groups and arrays are neither used nor free yet.
-    pub(crate) fn of(disk: &dyn BlockRead, leave_out: LeaveOut) -> Result<Self, SurveyError> {
+    /// Look at `disk`. Members of volume groups and arrays are neither used nor free yet. Which bytes of
+    /// file systems are free is not asked where `leave_out` is `None`: all are used then.
+    pub(crate) fn of(
+        disk: &dyn BlockRead,
+        leave_out: Option<LeaveOut>,
+    ) -> Result<Self, SurveyError> {
         let layout = read_layout(disk)?;
         let mut draft = Self {
             volumes: Vec::new(),
             used: UsedMap::none(disk.size()),
             findings: layout.findings.iter().map(of_table).collect(),
             all_used: false,
-            leave_out,
+            leave_out: leave_out.unwrap_or_default(),
             layout,
         };
-        draft.all_used = draft.find_doubt(disk)?;
+        draft.all_used = draft.find_doubt(disk)? || leave_out.is_none();
         let mut places: Vec<(Option<u32>, Range<u64>, bool)> = Vec::new();
         if !has_partitions(&draft.layout) {
             // A table that names no partition says nothing: the boot code of a disk that is one file

@@ -27,6 +27,6 @@ mod used_only;
 
 pub use content::LeaveOut;
 pub use map::UsedMap;
-pub use stack::{Member, Stack, StackVolume, VolumeOf, survey_all, survey_all_but};
+pub use stack::{Member, Stack, StackVolume, VolumeOf, find_volumes, survey_all, survey_all_but};
 pub use survey::{About, Finding, Survey, SurveyError, Volume, survey, survey_but};
 pub use used_only::UsedOnly;

@@ -121,14 +121,6 @@ pub fn survey(disk: &dyn BlockRead) -> Result<Survey, SurveyError> {
 /// # Errors
 /// As [`survey`].
 pub fn survey_but(disk: &dyn BlockRead, leave_out: LeaveOut) -> Result<Survey, SurveyError> {
-    let mut stack = survey_all_but(&[disk], leave_out)?;
-    let mut survey = stack.disks.swap_remove(0);
-    survey
-        .findings
-        .extend(stack.findings.iter().map(|finding| Finding {
-            about: About::Disk,
-            severity: finding.severity,
-            text: finding.to_string(),
-        }));
-    Ok(survey)
+    let mut surveys = survey_all_but(&[disk], leave_out)?.into_surveys();
+    Ok(surveys.swap_remove(0))
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use anyhow::Context;
 use block_io::{BlockRead, BlockWrite, Overlay, Window};
 use disk_layout::{DiskId, Partition};
-use disk_survey::{Survey, Volume, survey_but};
+use disk_survey::{Survey, Volume, find_volumes, survey_all_but};
 use driver_injection::{DeviceFacts, Guest, GuestVolume, RootChoice, SourceHardware};
 use filesystems::ext::{ExtTree, Recovery};
 use filesystems::probe::Probe;
@@ -34,20 +34,22 @@ pub struct OpenDisk {
 /// # Errors
 /// When a disk cannot be read.
 pub fn open_disks(source: &Source) -> anyhow::Result<Vec<OpenDisk>> {
-    source
+    let disks: Vec<&dyn BlockRead> = source.disks.iter().map(|disk| &disk.disk as _).collect();
+    let labels: Vec<&str> = source
         .disks
         .iter()
-        .map(|disk| {
-            let doing = || format!("looking at what is on {}", disk.label);
-            let survey = survey_but(&disk.disk, source.leave_out).with_context(doing)?;
-            let used = survey.used_only(disk.disk.clone());
-            Ok(OpenDisk {
-                disk: Arc::new(Overlay::new(used)),
-                survey,
-                renumbered: BTreeMap::new(),
-            })
+        .map(|disk| disk.label.as_str())
+        .collect();
+    let doing = || format!("looking at what is on {}", labels.join(", "));
+    let stack = survey_all_but(&disks, source.leave_out).with_context(doing)?;
+    let pairs = source.disks.iter().zip(stack.into_surveys());
+    Ok(pairs
+        .map(|(disk, survey)| OpenDisk {
+            disk: Arc::new(Overlay::new(survey.used_only(disk.disk.clone()))),
+            survey,
+            renumbered: BTreeMap::new(),
         })
-        .collect()
+        .collect())
 }
 
 /// Put the volumes of all disks together as the guest's own fstab does.
@@ -76,6 +78,31 @@ pub fn open_volumes(disks: &[OpenDisk]) -> anyhow::Result<Vec<GuestVolume>> {
             volumes.push(open_volume(index, open, volume)?);
         }
     }
+    volumes.extend(open_stacked(disks)?);
+    Ok(volumes)
+}
+
+/// Open what lies in logical volumes and arrays, over the disks as they are edited.
+fn open_stacked(disks: &[OpenDisk]) -> anyhow::Result<Vec<GuestVolume>> {
+    let below: Vec<Arc<dyn BlockWrite>> = disks.iter().map(|open| open.disk.clone()).collect();
+    let seen: Vec<&dyn BlockRead> = below.iter().map(|disk| disk as _).collect();
+    let stack =
+        find_volumes(&seen).context("looking for volumes inside volume groups and arrays")?;
+    let mut volumes = Vec::new();
+    for (index, volume) in stack.volumes.iter().enumerate() {
+        if !volume.is_top() {
+            continue;
+        }
+        let facts = DeviceFacts {
+            uuid: volume.probe.as_ref().and_then(|p| p.uuid.clone()),
+            label: volume.probe.as_ref().and_then(|p| p.label.clone()),
+            kind: kind_of(volume.probe.as_ref()),
+            lasting_names: volume.device_names(),
+            ..DeviceFacts::default()
+        };
+        let disk = stack.open_rw(index, &below)?;
+        volumes.push(open_files(facts, volume.probe.as_ref(), disk));
+    }
     Ok(volumes)
 }
 
@@ -101,39 +128,38 @@ fn open_volume(index: usize, open: &OpenDisk, volume: &Volume) -> anyhow::Result
         .partition
         .and_then(|number| open.survey.layout.partition(number));
     let facts = facts_of(index, open, partition, volume.probe.as_ref());
-    let Some(probe) = &volume.probe else {
-        return Ok(GuestVolume {
-            facts,
-            tree: None,
-            problem: None,
-        });
-    };
-    if !probe.kind.is_ext() {
-        return Ok(GuestVolume {
-            facts,
-            tree: None,
-            problem: not_read(probe),
-        });
-    }
     let window = Window::new(open.disk.clone(), volume.range.clone())?;
-    Ok(match ExtTree::open_rw(window, Recovery::Replay) {
-        Ok(tree) => GuestVolume {
-            facts,
-            tree: Some(Box::new(tree) as Box<dyn FileTree>),
-            problem: None,
-        },
-        Err(error) => GuestVolume {
-            facts,
-            tree: None,
-            problem: Some(format!("{:#}", anyhow::anyhow!(error))),
-        },
-    })
+    Ok(open_files(facts, volume.probe.as_ref(), Arc::new(window)))
 }
 
-/// Why there are no files to see, for kinds that hold some.
+/// The files of what `disk`, a partition or a volume, holds.
+fn open_files(facts: DeviceFacts, probe: Option<&Probe>, disk: EditedDisk) -> GuestVolume {
+    let (tree, problem) = match probe {
+        None => (None, None),
+        Some(probe) if !probe.kind.is_ext() => (None, not_read(probe)),
+        Some(_) => match ExtTree::open_rw(disk, Recovery::Replay) {
+            Ok(tree) => (Some(Box::new(tree) as Box<dyn FileTree>), None),
+            Err(error) => (None, Some(format!("{:#}", anyhow::anyhow!(error)))),
+        },
+    };
+    GuestVolume {
+        facts,
+        tree,
+        problem,
+    }
+}
+
+fn kind_of(probe: Option<&Probe>) -> String {
+    let name = probe.map(|probe| probe.kind.blkid_name().to_owned());
+    name.unwrap_or_default()
+}
+
+/// Why there are no files to see, for kinds that hold some. What is a member of a volume group or an array
+/// holds none itself, and why that cannot be read is among the findings.
 fn not_read(probe: &Probe) -> Option<String> {
     let kind = probe.kind.blkid_name();
-    (kind != "swap").then(|| format!("files on {kind} are not read by this version"))
+    let holds_files = !matches!(kind, "swap" | "LVM2_member" | "linux_raid_member");
+    holds_files.then(|| format!("files on {kind} are not read by this version"))
 }
 
 fn facts_of(
@@ -151,9 +177,7 @@ fn facts_of(
             .filter(|name| !name.is_empty()),
         uuid: probe.and_then(|p| p.uuid.clone()),
         label: probe.and_then(|p| p.label.clone()),
-        kind: probe
-            .map(|p| p.kind.blkid_name().to_owned())
-            .unwrap_or_default(),
+        kind: kind_of(probe),
         lasting_names: Vec::new(),
     }
 }

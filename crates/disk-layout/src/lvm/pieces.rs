@@ -135,7 +135,8 @@ impl<'a> Builder<'a> {
         match &segment.kind {
             SegmentKind::Zero => Ok(Mapping::Zero),
             SegmentKind::Striped { chunk, legs } => {
-                let mut legs = self.legs(text, legs, depth)?;
+                let len = share_of(segment, legs.len());
+                let mut legs = self.legs(text, legs, len, depth)?;
                 match (legs.len(), legs.pop()) {
                     (1, Some(only)) => Ok(Mapping::Linear(only)),
                     (_, last) => Ok(Mapping::Striped {
@@ -147,7 +148,12 @@ impl<'a> Builder<'a> {
             }
             // The first leg is the primary: the kernel reads from it wherever the log does not call
             // the others in sync. // Linux drivers/md/dm-raid1.c
-            SegmentKind::Mirror { legs } => Ok(Mapping::Mirrored(self.legs(text, legs, depth)?)),
+            SegmentKind::Mirror { legs } => Ok(Mapping::Mirrored(self.legs(
+                text,
+                legs,
+                segment.extents,
+                depth,
+            )?)),
             SegmentKind::Raid {
                 level,
                 chunk,
@@ -167,30 +173,53 @@ impl<'a> Builder<'a> {
         &mut self,
         text: &VolumeText,
         legs: &[Leg],
+        extents: u64,
         depth: u32,
     ) -> Result<Vec<Source>, Unusable> {
-        legs.iter().map(|leg| self.leg(text, leg, depth)).collect()
+        legs.iter()
+            .map(|leg| self.leg(text, leg, extents, depth))
+            .collect()
     }
 
-    fn leg(&mut self, text: &VolumeText, leg: &Leg, depth: u32) -> Result<Source, Unusable> {
+    /// A leg of which `extents` are used.
+    fn leg(
+        &mut self,
+        text: &VolumeText,
+        leg: &Leg,
+        extents: u64,
+        depth: u32,
+    ) -> Result<Source, Unusable> {
         let offset = leg.extent.saturating_mul(self.text.extent);
+        let end = offset.saturating_add(extents.saturating_mul(self.text.extent));
         let member = self
             .members
             .get(&leg.of)
             .and_then(|at| self.group.members.get(*at));
         if let Some(member) = member {
-            let Some(device) = member.device else {
-                let hint = member.hint.as_deref().unwrap_or("an unknown device");
+            let place = &member.extents;
+            if end > place.end.saturating_sub(place.start) {
+                let why = format!(
+                    "extents {} and {extents} on reach past the end of {}",
+                    leg.extent, leg.of
+                );
+                return Err(broken(text, why));
+            }
+            let volume = member.device.and_then(|device| {
+                let (_, volume) = self.devices.get(device.0)?;
+                Some((device, *volume))
+            });
+            let hint = member.hint.as_deref().unwrap_or("an unknown device");
+            let Some((device, volume)) = volume else {
                 let name = format!("physical volume {} ({hint})", member.id);
                 return Ok(Source::Lost(name.into()));
             };
-            if offset >= member.extents.end.saturating_sub(member.extents.start) {
-                let why = format!("extent {} is past the end of {}", leg.extent, leg.of);
-                return Err(broken(text, why));
+            if place.start.saturating_add(end) > volume.size {
+                let name = format!("the end of physical volume {} ({hint})", member.id);
+                return Ok(Source::Lost(name.into()));
             }
             return Ok(Source::Device(Place {
                 device,
-                offset: member.extents.start.saturating_add(offset),
+                offset: place.start.saturating_add(offset),
             }));
         }
         let Some(index) = self.by_name.get(leg.of.as_str()).copied() else {
@@ -216,7 +245,7 @@ impl<'a> Builder<'a> {
                 of: data.clone(),
                 extent: 0,
             };
-            let source = self.leg(text, &leg, depth)?;
+            let source = self.leg(text, &leg, 0, depth)?;
             let lost = match &source {
                 Source::Volume { map, .. } => map.lost().into_iter().next(),
                 _ => None,
@@ -262,12 +291,12 @@ impl<'a> Builder<'a> {
     fn pieces_of(&self, text: &VolumeText) -> Vec<(Place, u64)> {
         let mut pieces = Vec::new();
         for segment in &text.segments {
-            let (legs, share): (&[Leg], u64) = match &segment.kind {
-                SegmentKind::Striped { legs, .. } => (legs, legs.len() as u64),
+            let (legs, share): (&[Leg], usize) = match &segment.kind {
+                SegmentKind::Striped { legs, .. } => (legs, legs.len()),
                 SegmentKind::Mirror { legs } => (legs, 1),
                 _ => continue,
             };
-            let extents = segment.extents.div_ceil(share.max(1));
+            let extents = share_of(segment, share);
             for leg in legs {
                 let member = self.members.get(&leg.of);
                 let Some(member) = member.and_then(|at| self.group.members.get(*at)) else {
@@ -357,6 +386,11 @@ impl<'a> Builder<'a> {
             }
         }
     }
+}
+
+/// How many extents of each of `legs` a striped segment takes.
+fn share_of(segment: &SegmentText, legs: usize) -> u64 {
+    segment.extents.div_ceil(legs.max(1) as u64)
 }
 
 /// Whether `name` is the store of changes of a snapshot segment: the reader keeps names in the order of

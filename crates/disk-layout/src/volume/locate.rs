@@ -58,8 +58,26 @@ impl VolumeMap {
     }
 
     /// Every run of every device that bytes of `range` lie on, all copies of them: what must be kept
-    /// for the range to be kept.
+    /// for the range to be kept. Runs may reach a chunk too far, and past the end of the device.
     pub fn places(&self, range: Range<u64>, found: &mut dyn FnMut(Place, u64)) {
+        let first = self
+            .segments
+            .partition_point(|segment| segment.at.end <= range.start);
+        for segment in self.segments.get(first..).unwrap_or_default() {
+            let start = range.start.max(segment.at.start);
+            let end = range.end.min(segment.at.end);
+            if start >= end {
+                return;
+            }
+            if start == segment.at.start && end == segment.at.end {
+                segment.mapping.all_places(end - start, found);
+            } else {
+                self.places_step_by_step(start..end, found);
+            }
+        }
+    }
+
+    fn places_step_by_step(&self, range: Range<u64>, found: &mut dyn FnMut(Place, u64)) {
         let mut at = range.start;
         while at < range.end {
             let Some(located) = self.locate(at) else {
@@ -116,6 +134,35 @@ fn locate_leg(legs: &[Source], index: usize, within: u64, most: u64) -> Located 
 }
 
 impl Mapping {
+    /// All that a segment of `len` bytes takes of its legs, without going through it chunk by chunk.
+    fn all_places(&self, len: u64, found: &mut dyn FnMut(Place, u64)) {
+        let legs = self.legs();
+        // So many legs share the bytes; the others hold copies or parity.
+        let (sharing, chunk) = match self {
+            Self::Zero | Self::Linear(_) | Self::Mirrored(_) => (1, 1),
+            Self::Striped { chunk, .. } => (legs.len() as u64, *chunk),
+            Self::Parity {
+                chunk, parities, ..
+            } => (
+                (legs.len() as u64).saturating_sub(u64::from(*parities)),
+                *chunk,
+            ),
+            Self::Raid10 {
+                chunk,
+                near,
+                far,
+                stride,
+                offset,
+                ..
+            } => return raid10_places(legs, len, (*chunk, *near, *far), *stride, *offset, found),
+        };
+        let share = len
+            .div_ceil(chunk)
+            .div_ceil(sharing.max(1))
+            .saturating_mul(chunk);
+        legs.iter().for_each(|leg| leg_places(leg, share, found));
+    }
+
     fn locate(&self, within: u64) -> Located {
         match self {
             Self::Zero => Located {
@@ -250,6 +297,37 @@ impl Mapping {
             at: Whereabouts::Xor(places),
         }
     }
+}
+
+/// The first `len` bytes of a leg.
+fn leg_places(leg: &Source, len: u64, found: &mut dyn FnMut(Place, u64)) {
+    match leg {
+        Source::Device(place) => found(*place, len),
+        Source::Volume { map, offset } => {
+            map.places(*offset..offset.saturating_add(len), found);
+        }
+        Source::Lost(_) => {}
+    }
+}
+
+fn raid10_places(
+    legs: &[Source],
+    len: u64,
+    (chunk, near, far): (u64, u32, u32),
+    stride: u64,
+    offset: bool,
+    found: &mut dyn FnMut(Place, u64),
+) {
+    let slots = len.div_ceil(chunk).saturating_mul(u64::from(near));
+    let rows = slots.div_ceil((legs.len() as u64).max(1));
+    let far = u64::from(far);
+    let taken = if offset {
+        rows.saturating_mul(far).saturating_mul(chunk)
+    } else {
+        let further = stride.saturating_mul(far.saturating_sub(1));
+        further.saturating_add(rows.saturating_mul(chunk))
+    };
+    legs.iter().for_each(|leg| leg_places(leg, taken, found));
 }
 
 fn lost_geometry() -> Located {

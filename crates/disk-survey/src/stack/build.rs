@@ -32,6 +32,19 @@ pub fn survey_all(disks: &[&dyn BlockRead]) -> Result<Stack, SurveyError> {
 /// # Errors
 /// As [`survey_all`].
 pub fn survey_all_but(disks: &[&dyn BlockRead], leave_out: LeaveOut) -> Result<Stack, SurveyError> {
+    build(disks, Some(leave_out))
+}
+
+/// As [`survey_all`], without asking any file system which of its blocks are in use: every byte of every
+/// disk counts as used. For whoever wants to know what volumes there are, and open them.
+///
+/// # Errors
+/// As [`survey_all`].
+pub fn find_volumes(disks: &[&dyn BlockRead]) -> Result<Stack, SurveyError> {
+    build(disks, None)
+}
+
+fn build(disks: &[&dyn BlockRead], leave_out: Option<LeaveOut>) -> Result<Stack, SurveyError> {
     let drafts = disks.iter().map(|disk| Draft::of(*disk, leave_out));
     let drafts = drafts.collect::<Result<Vec<_>, SurveyError>>()?;
     let shared = disks
@@ -39,11 +52,12 @@ pub fn survey_all_but(disks: &[&dyn BlockRead], leave_out: LeaveOut) -> Result<S
         .map(|disk| Arc::new(*disk) as Arc<dyn BlockRead + '_>);
     let mut builder = Builder {
         disks: shared.collect(),
+        free_wanted: leave_out.is_some(),
         followed: drafts.iter().map(|_| Vec::new()).collect(),
         drafts,
         volumes: Vec::new(),
         findings: Vec::new(),
-        leave_out,
+        leave_out: leave_out.unwrap_or_default(),
     };
     let mut devices = builder.find_devices()?;
     builder.add_arrays(&mut devices)?;
@@ -87,6 +101,7 @@ pub(super) enum Added<'a> {
 
 pub(super) struct Builder<'a> {
     disks: Vec<Arc<dyn BlockRead + 'a>>,
+    free_wanted: bool,
     drafts: Vec<Draft>,
     /// For each disk, its volumes whose free bytes are known by what they are members of.
     followed: Vec<Vec<usize>>,
@@ -191,6 +206,7 @@ impl<'a> Builder<'a> {
         members_follow: bool,
     ) -> Result<Added<'a>, SurveyError> {
         let index = self.volumes.len();
+        let free_wanted = free_wanted && self.free_wanted;
         let name = volume.name.clone();
         let complete = volume.is_complete();
         self.volumes.push(volume);

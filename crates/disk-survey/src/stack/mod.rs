@@ -13,9 +13,10 @@ use disk_layout::volume::{VolumeFinding, VolumeMap};
 use filesystems::probe::Probe;
 use uuid::Uuid;
 
-use crate::survey::Survey;
+use crate::draft::is_member;
+use crate::survey::{About, Finding, Survey};
 
-pub use build::{survey_all, survey_all_but};
+pub use build::{find_volumes, survey_all, survey_all_but};
 
 /// What the disks of a machine hold together.
 #[derive(Debug, Clone)]
@@ -91,7 +92,33 @@ pub enum Member {
     Volume(usize),
 }
 
+impl Stack {
+    /// The surveys of the disks alone; what was noticed about volumes stands in the first.
+    #[must_use]
+    pub fn into_surveys(self) -> Vec<Survey> {
+        let mut surveys = self.disks;
+        if let Some(first) = surveys.first_mut() {
+            let findings = self.findings.iter().map(|finding| Finding {
+                about: About::Disk,
+                severity: finding.severity,
+                text: finding.to_string(),
+            });
+            first.findings.extend(findings);
+        }
+        surveys
+    }
+}
+
 impl StackVolume {
+    /// Whether it holds something of its own, and is no member of something else.
+    #[must_use]
+    pub fn is_top(&self) -> bool {
+        !self
+            .probe
+            .as_ref()
+            .is_some_and(|probe| is_member(probe.kind))
+    }
+
     /// The names below `/dev` that lead to it on every machine, the one in use first:
     /// `mapper/vg-root`, `vg/root`; `disk/by-id/md-uuid-…`, `md/root`.
     #[must_use]
