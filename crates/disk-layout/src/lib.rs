@@ -1,5 +1,5 @@
 //! What the sectors of a disk are divided into: MBR, GPT and their damage; and what volume managers
-//! make of partitions: LVM2 and Linux md.
+//! make of partitions: LVM2, Linux md and Windows dynamic disks.
 //!
 //! [`read_layout`] reads whatever table a disk has, as the Linux kernel would number its partitions,
 //! and says in [`Finding`]s what is wrong with it and what was done about that. A damaged table is no
@@ -28,6 +28,7 @@ mod gpt;
 mod kinds;
 mod layout;
 mod lba;
+pub mod ldm;
 pub mod lvm;
 mod mbr;
 pub mod md;
