@@ -1,5 +1,7 @@
 //! Text in columns, for every verb that prints some.
 
+use std::io::{self, Write};
+
 /// How a column is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Align {
@@ -42,6 +44,18 @@ pub fn table(rows: &[Vec<String>], align: &[Align]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Print `text`. Whoever reads it may stop early: `p2v inspect … | head`.
+///
+/// # Errors
+/// When standard output cannot be written otherwise.
+pub fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        done => done,
+    }
 }
 
 /// `text` as it may be printed on a terminal: labels and names come from disks, and none may move the

@@ -297,3 +297,79 @@ fn a_large_server_is_inspected_in_few_reads() {
     println!("{TEST}: {bytes} bytes read of {size}");
     assert!(bytes < 64 * MIB, "{bytes} bytes read");
 }
+
+/// The disks of `tests/guests/volumes`, whose volumes lvm2, mdadm and the Linux kernel made, and what it says they are.
+fn volumes(test: &str) -> Option<(PathBuf, String)> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/guests/volumes");
+    let output = Command::new(script).output().unwrap();
+    if output.status.code() == Some(3) {
+        skip(test, String::from_utf8_lossy(&output.stderr).trim());
+        return None;
+    }
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let directory = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let report = fs::read_to_string(directory.join("report.txt")).unwrap();
+    Some((directory, report))
+}
+
+#[test]
+fn logical_volumes_stand_below_what_they_lie_on() {
+    let Some((directory, report)) = volumes("logical_volumes_stand_below_what_they_lie_on") else {
+        return;
+    };
+    let disks: Vec<PathBuf> = (0..5)
+        .map(|at| directory.join(format!("lvm{at}.img")))
+        .collect();
+    let inspect = |more: &[&str]| {
+        let mut args: Vec<Arg> = vec![&"inspect", &"--from", &"raw"];
+        args.extend(more.iter().map(|word| word as Arg));
+        args.extend(disks.iter().map(|disk| disk as Arg));
+        p2v(&args)
+    };
+    let json: Value = serde_json::from_str(&inspect(&["--json"])).unwrap();
+    let seen = json["logical_volumes"].as_array().unwrap();
+    let tree = inspect(&[]);
+    let lines = report.lines().filter_map(|line| line.strip_prefix("LV "));
+    let mut found = 0;
+    for line in lines.filter(|line| !line.contains("thin")) {
+        let mut words = line.split_whitespace();
+        let (name, size) = (words.next().unwrap(), words.next().unwrap());
+        let name = format!("vg0/{name}");
+        let volume = seen.iter().find(|volume| volume["name"] == name.as_str());
+        let volume = volume.unwrap_or_else(|| panic!("{name}: {json:#}"));
+        assert_eq!(volume["size"].to_string(), size, "{name}");
+        assert!(!volume["on"].as_array().unwrap().is_empty(), "{name}");
+        assert!(tree.contains(&format!("─{name}")), "{name}: {tree}");
+        found += 1;
+    }
+    assert!(found >= 5, "{report}");
+    // Each line of the report tells an array's partitions by the first and their number.
+    let md = directory.join("md.img");
+    let json: Value =
+        serde_json::from_str(&p2v(&[&"inspect", &"--from", &"raw", &"--json", &md])).unwrap();
+    let seen = json["logical_volumes"].as_array().unwrap();
+    // Of these some members are not in use, or other volumes lie between.
+    let odd = ["spare", "stale", "degraded", "stacked", "nested"];
+    let lines = report.lines().filter_map(|line| line.strip_prefix("MD "));
+    for line in lines.filter(|line| !odd.iter().any(|word| line.contains(word))) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let numbers: Vec<u64> = words[1..]
+            .iter()
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let [size, first, count] = numbers[..] else {
+            continue;
+        };
+        let on: Vec<Value> = (first..first + count)
+            .map(|partition| serde_json::json!({ "disk": 0, "partition": partition }))
+            .collect();
+        let here = seen
+            .iter()
+            .find(|volume| volume["on"].as_array() == Some(&on));
+        assert!(
+            here.is_some_and(|volume| volume["size"] == size),
+            "{line}: {json:#}"
+        );
+    }
+}

@@ -3,6 +3,7 @@
 //! Reads tables, signatures, allocation records and the few files that tell a system's name and its
 //! mount points; nothing is written and no file data is read.
 
+mod logical;
 mod model;
 mod read;
 mod text;
@@ -11,10 +12,13 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 
-pub use self::model::{Disk, Finding, Inspection, Level, Mount, System, Table, Volume};
+pub use self::model::{
+    Disk, Finding, Inspection, Level, LogicalVolume, Mount, On, System, Table, Volume,
+};
 pub use self::read::{look, look_at};
 
 use crate::convert::source::SourceArgs;
+use crate::table::print;
 
 /// Show what a machine's disks hold: partitions, file systems, mount points, systems
 #[derive(Debug, clap::Args)]
@@ -44,9 +48,9 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let seen = look(&source)?;
     if args.json {
         let json = serde_json::to_string_pretty(&seen).context("writing what was seen as JSON")?;
-        println!("{json}");
+        print(&format!("{json}\n"))?;
     } else {
-        print!("{}", text::tree(&seen));
+        print(&text::tree(&seen))?;
     }
     Ok(ExitCode::SUCCESS)
 }

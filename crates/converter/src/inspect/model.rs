@@ -18,6 +18,8 @@ pub struct Inspection {
     pub name: String,
     /// Its disks, the boot disk first.
     pub disks: Vec<Disk>,
+    /// Logical volumes and arrays, those first that others lie on.
+    pub logical_volumes: Vec<LogicalVolume>,
     /// The operating systems found.
     pub systems: Vec<System>,
     /// What was noticed.
@@ -131,6 +133,57 @@ pub struct Volume {
     /// The system whose root it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub os: Option<String>,
+}
+
+/// A logical volume of LVM2, or an array of Linux md.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LogicalVolume {
+    /// What it is called: `vg/root`, `md/0`.
+    pub name: String,
+    /// `lvm` or `md`.
+    pub manager: &'static str,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Bytes of it that are in use; absent where that is not known and all of it counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub used: Option<u64>,
+    /// What it holds, as `blkid` names it.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub holds: Option<String>,
+    /// Label of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// UUID of that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<String>,
+    /// What the guests' fstab uses it for: mount points, `[SWAP]`.
+    pub mount_points: Vec<String>,
+    /// The system whose root it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub os: Option<String>,
+    /// Whether all that it lies on is there.
+    pub complete: bool,
+    /// What it lies on.
+    pub on: Vec<On>,
+}
+
+/// What a logical volume lies on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum On {
+    /// A partition, or a whole disk.
+    Partition {
+        /// The disk, from 0.
+        disk: usize,
+        /// The number of the partition; absent for the whole disk.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        partition: Option<u32>,
+    },
+    /// Another logical volume.
+    Volume {
+        /// Its name.
+        volume: String,
+    },
 }
 
 /// An operating system.

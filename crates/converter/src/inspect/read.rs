@@ -9,6 +9,7 @@ use driver_injection::{
     AssembleError, DeviceFacts, Guest, GuestVolume, RootChoice, SourceHardware, inspect,
 };
 
+use super::logical;
 use super::model::{Disk, Finding, Inspection, Level, Mount, System, VERSION, Volume};
 use crate::convert::guest::{OpenDisk, open_disks, open_volumes, partition_uuid};
 use crate::convert::machine::source_hardware;
@@ -34,6 +35,8 @@ pub fn look_at(source: &Source, disks: &[OpenDisk]) -> anyhow::Result<Inspection
     for (open, disk) in disks.iter().zip(&source.disks) {
         findings.extend(open.survey.findings.iter().map(|f| of_disk(&disk.label, f)));
     }
+    let stack = logical::stack_of(disks)?;
+    findings.extend(logical::findings(&stack));
     let seen = find_systems(disks, &source_hardware(source), &mut findings)?;
     let disks = source.disks.iter().zip(disks).enumerate();
     Ok(Inspection {
@@ -43,6 +46,9 @@ pub fn look_at(source: &Source, disks: &[OpenDisk]) -> anyhow::Result<Inspection
         disks: disks
             .map(|(index, (disk, open))| describe_disk(index, &disk.label, open, &seen.uses))
             .collect(),
+        logical_volumes: logical::describe(&stack, |names| {
+            names.iter().find_map(|name| seen.by_name.get(name))
+        }),
         systems: seen.systems,
         findings,
     })
@@ -70,15 +76,17 @@ type Place = (Option<usize>, Option<u32>);
 
 /// What the systems use a volume for.
 #[derive(Debug, Default)]
-struct Uses {
-    mount_points: Vec<String>,
-    os: Option<String>,
+pub(super) struct Uses {
+    pub(super) mount_points: Vec<String>,
+    pub(super) os: Option<String>,
 }
 
 #[derive(Default)]
 struct Systems {
     systems: Vec<System>,
     uses: BTreeMap<Place, Uses>,
+    /// Of logical volumes, by their names below `/dev`.
+    by_name: BTreeMap<String, Uses>,
 }
 
 /// Find every system, and what each uses which volume for.
@@ -125,7 +133,10 @@ impl Systems {
                 continue;
             };
             let at = used.to_string();
-            let uses = self.uses.entry((facts.disk, facts.partition)).or_default();
+            let uses = match facts.lasting_names.first() {
+                Some(lasting) => self.by_name.entry(lasting.clone()).or_default(),
+                None => self.uses.entry((facts.disk, facts.partition)).or_default(),
+            };
             if !uses.mount_points.contains(&at) {
                 uses.mount_points.push(at.clone());
             }

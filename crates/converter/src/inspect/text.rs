@@ -2,9 +2,14 @@
 
 use std::fmt::Write;
 
-use super::model::{Disk, Inspection, Level, Volume};
+use super::model::{Disk, Inspection, Level, LogicalVolume, On, Volume};
 use crate::progress::human_bytes;
 use crate::table::{Align, printable, table};
+
+/// Volumes lie on volumes at most this deep in the tree.
+const DEEPEST: usize = 6;
+/// A tree is no longer than this, whatever groups of volumes claim.
+const MOST_ROWS: usize = 10_000;
 
 const HEAD: [&str; 8] = [
     "NAME", "SIZE", "USED", "TYPE", "LABEL", "UUID", "MOUNT", "OS",
@@ -23,8 +28,8 @@ const ALIGN: [Align; 8] = [
 /// The tree, and the findings below it.
 pub fn tree(seen: &Inspection) -> String {
     let mut rows = vec![HEAD.map(str::to_owned).to_vec()];
-    for disk in &seen.disks {
-        add_disk(disk, &mut rows);
+    for disk in seen.disks.iter().enumerate() {
+        add_disk(disk, seen, &mut rows);
     }
     let mut text = table(&rows, &ALIGN);
     if seen.systems.is_empty() {
@@ -51,7 +56,7 @@ pub fn tree(seen: &Inspection) -> String {
     text
 }
 
-fn add_disk(disk: &Disk, rows: &mut Vec<Vec<String>>) {
+fn add_disk((index, disk): (usize, &Disk), seen: &Inspection, rows: &mut Vec<Vec<String>>) {
     let whole = disk
         .volumes
         .iter()
@@ -70,15 +75,26 @@ fn add_disk(disk: &Disk, rows: &mut Vec<Vec<String>>) {
         }
     }
     rows.push(row);
+    let whole = On::Partition {
+        disk: index,
+        partition: None,
+    };
+    add_logical(&whole, "", seen, rows, 0);
     let partitions: Vec<&Volume> = disk
         .volumes
         .iter()
         .filter(|volume| volume.partition.is_some())
         .collect();
     let tops: Vec<&&Volume> = partitions.iter().filter(|volume| !volume.logical).collect();
-    for (index, top) in tops.iter().enumerate() {
-        let last = index + 1 == tops.len();
+    for (place, top) in tops.iter().enumerate() {
+        let last = place + 1 == tops.len();
         add_partition(top, if last { "└─" } else { "├─" }, rows);
+        let stem = if last { "  " } else { "│ " };
+        let on = |volume: &Volume| On::Partition {
+            disk: index,
+            partition: volume.partition,
+        };
+        add_logical(&on(top), stem, seen, rows, 0);
         if !top.extended {
             continue;
         }
@@ -92,6 +108,50 @@ fn add_disk(disk: &Disk, rows: &mut Vec<Vec<String>>) {
             };
             add_partition(volume, &format!("{stem}{branch}"), rows);
         }
+    }
+}
+
+/// Logical volumes and arrays on `below`, and what lies on them: each under everything it lies on, as
+/// lsblk has it.
+fn add_logical(
+    below: &On,
+    stem: &str,
+    seen: &Inspection,
+    rows: &mut Vec<Vec<String>>,
+    depth: usize,
+) {
+    let all = seen.logical_volumes.iter();
+    let inside: Vec<&LogicalVolume> = all.filter(|volume| volume.on.contains(below)).collect();
+    for (place, volume) in inside.iter().enumerate() {
+        if depth >= DEEPEST || rows.len() >= MOST_ROWS {
+            return;
+        }
+        let last = place + 1 == inside.len();
+        let (branch, deeper) = if last {
+            ("└─", "  ")
+        } else {
+            ("├─", "│ ")
+        };
+        let incomplete = if volume.complete { "" } else { " (incomplete)" };
+        let contents = Volume {
+            holds: volume.holds.clone(),
+            label: volume.label.clone(),
+            uuid: volume.uuid.clone(),
+            mount_points: volume.mount_points.clone(),
+            os: volume.os.clone(),
+            ..Volume::default()
+        };
+        let mut row = vec![
+            format!("{stem}{branch}{}{incomplete}", printable(&volume.name)),
+            human_bytes(volume.size),
+            volume.used.map_or_else(|| "all".to_owned(), human_bytes),
+        ];
+        row.extend(self::contents(&contents));
+        rows.push(row);
+        let volume = On::Volume {
+            volume: volume.name.clone(),
+        };
+        add_logical(&volume, &format!("{stem}{deeper}"), seen, rows, depth + 1);
     }
 }
 
