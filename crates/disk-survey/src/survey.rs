@@ -108,7 +108,7 @@ impl Survey {
 
 /// Look at `disk`: table, volumes, and the bytes in use. Reads tables, signatures and the allocation
 /// records of file systems, nothing else. Volume groups and arrays are followed as far as this disk alone
-/// tells; [`survey_all`] follows them over several.
+/// tells; [`survey_all`](crate::survey_all) follows them over several.
 ///
 /// # Errors
 /// [`SurveyError`] where the disk fails otherwise than by bad sectors. Damage is findings.
