@@ -170,23 +170,30 @@ impl<D: BlockRead> Volume<D> {
         mut buf: &mut [u8],
         what: &str,
     ) -> Result<()> {
-        let size = self.boot.cluster;
         while !buf.is_empty() {
-            let vcn = at / size;
-            let index = runs.partition_point(|run| run.vcn + run.count <= vcn);
-            let run = runs.get(index).filter(|run| run.vcn <= vcn);
-            let Some((run, lcn)) = run.and_then(|run| run.lcn.map(|lcn| (run, lcn))) else {
-                return Err(Fault::Damage(format!("{what}: nothing at cluster {vcn}")));
-            };
-            let left = (run.vcn + run.count) * size - at;
+            let (place, left) = self.place(runs, at, what)?;
             let len = left.min(buf.len() as u64) as usize;
             let (head, tail) = std::mem::take(&mut buf).split_at_mut(len);
-            self.disk
-                .read_at((lcn + vcn - run.vcn) * size + at % size, head)?;
+            self.disk.read_at(place, head)?;
             at += len as u64;
             buf = tail;
         }
         Ok(())
+    }
+
+    /// Where byte `at` of a file with these runs lies, and how many bytes follow it there.
+    pub(super) fn place(&self, runs: &[Run], at: u64, what: &str) -> Result<(u64, u64)> {
+        let size = self.boot.cluster;
+        let vcn = at / size;
+        let index = runs.partition_point(|run| run.vcn + run.count <= vcn);
+        let run = runs.get(index).filter(|run| run.vcn <= vcn);
+        match run.and_then(|run| run.lcn.map(|lcn| (run, lcn))) {
+            Some((run, lcn)) => Ok((
+                (lcn + vcn - run.vcn) * size + at % size,
+                (run.vcn + run.count) * size - at,
+            )),
+            None => Err(Fault::Damage(format!("{what}: nothing at cluster {vcn}"))),
+        }
     }
 
     /// Whether the volume's own flag says that it must be checked.

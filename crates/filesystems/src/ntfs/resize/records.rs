@@ -217,18 +217,10 @@ impl<D: BlockWrite> Volume<D> {
         mut data: &[u8],
         what: &str,
     ) -> Result<()> {
-        let size = self.boot.cluster;
         while !data.is_empty() {
-            let vcn = at / size;
-            let index = runs.partition_point(|run| run.vcn + run.count <= vcn);
-            let run = runs.get(index).filter(|run| run.vcn <= vcn);
-            let Some((run, lcn)) = run.and_then(|run| run.lcn.map(|lcn| (run, lcn))) else {
-                return Err(Fault::Damage(format!("{what}: nothing at cluster {vcn}")));
-            };
-            let left = (run.vcn + run.count) * size - at;
+            let (place, left) = self.place(runs, at, what)?;
             let (head, tail) = data.split_at(left.min(data.len() as u64) as usize);
-            self.disk
-                .write_at((lcn + vcn - run.vcn) * size + at % size, head)?;
+            self.disk.write_at(place, head)?;
             at += head.len() as u64;
             data = tail;
         }
