@@ -245,6 +245,117 @@ pub trait FileTree: Send {
     fn sync(&mut self) -> Result<()>;
 }
 
+/// The methods of a [`FileTree`] that is for reading only: each refuses, saying `$what`.
+macro_rules! refuse_writing {
+    ($what:literal) => {
+        fn write_file(
+            &mut self,
+            path: &$crate::path::GuestPath,
+            _contents: &[u8],
+            _new: $crate::tree::Attributes,
+        ) -> $crate::tree::Result<()> {
+            Err(
+                $crate::tree::TreeError::new($crate::tree::TreeErrorKind::Unsupported, path)
+                    .detail($what),
+            )
+        }
+
+        fn write_at(
+            &mut self,
+            path: &$crate::path::GuestPath,
+            _offset: u64,
+            _data: &[u8],
+        ) -> $crate::tree::Result<()> {
+            Err(
+                $crate::tree::TreeError::new($crate::tree::TreeErrorKind::Unsupported, path)
+                    .detail($what),
+            )
+        }
+
+        fn truncate(
+            &mut self,
+            path: &$crate::path::GuestPath,
+            _size: u64,
+        ) -> $crate::tree::Result<()> {
+            Err(
+                $crate::tree::TreeError::new($crate::tree::TreeErrorKind::Unsupported, path)
+                    .detail($what),
+            )
+        }
+
+        fn create_dir(
+            &mut self,
+            path: &$crate::path::GuestPath,
+            _new: $crate::tree::Attributes,
+        ) -> $crate::tree::Result<()> {
+            Err(
+                $crate::tree::TreeError::new($crate::tree::TreeErrorKind::Unsupported, path)
+                    .detail($what),
+            )
+        }
+
+        fn create_symlink(
+            &mut self,
+            path: &$crate::path::GuestPath,
+            _target: &[u8],
+            _new: $crate::tree::Attributes,
+        ) -> $crate::tree::Result<()> {
+            Err(
+                $crate::tree::TreeError::new($crate::tree::TreeErrorKind::Unsupported, path)
+                    .detail($what),
+            )
+        }
+
+        fn remove(&mut self, path: &$crate::path::GuestPath) -> $crate::tree::Result<()> {
+            Err(
+                $crate::tree::TreeError::new($crate::tree::TreeErrorKind::Unsupported, path)
+                    .detail($what),
+            )
+        }
+
+        fn rename(
+            &mut self,
+            from: &$crate::path::GuestPath,
+            _to: &$crate::path::GuestPath,
+        ) -> $crate::tree::Result<()> {
+            Err(
+                $crate::tree::TreeError::new($crate::tree::TreeErrorKind::Unsupported, from)
+                    .detail($what),
+            )
+        }
+
+        fn set_owner(
+            &mut self,
+            path: &$crate::path::GuestPath,
+            _mode: u16,
+            _uid: u32,
+            _gid: u32,
+        ) -> $crate::tree::Result<()> {
+            Err(
+                $crate::tree::TreeError::new($crate::tree::TreeErrorKind::Unsupported, path)
+                    .detail($what),
+            )
+        }
+
+        fn set_xattr(
+            &mut self,
+            path: &$crate::path::GuestPath,
+            _name: &[u8],
+            _value: Option<&[u8]>,
+        ) -> $crate::tree::Result<()> {
+            Err(
+                $crate::tree::TreeError::new($crate::tree::TreeErrorKind::Unsupported, path)
+                    .detail($what),
+            )
+        }
+
+        fn sync(&mut self) -> $crate::tree::Result<()> {
+            Ok(())
+        }
+    };
+}
+pub(crate) use refuse_writing;
+
 /// What went wrong, for matching.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]

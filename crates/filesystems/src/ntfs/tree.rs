@@ -15,7 +15,7 @@ use super::volume::Volume;
 use crate::bytes::{le16, le32, slice, u8_at};
 use crate::path::GuestPath;
 use crate::tree::{
-    Attributes, DirEntry, FileKind, FileTree, Result, Space, Stat, TreeError, TreeErrorKind, Xattr,
+    DirEntry, FileKind, FileTree, Result, Space, Stat, TreeError, TreeErrorKind, Xattr,
 };
 
 /// Most names of one directory that are listed: a hostile one may name one block many times.
@@ -250,10 +250,6 @@ impl<D: BlockRead> NtfsTree<D> {
             _ => FileKind::Directory,
         })
     }
-
-    fn refused(&self, path: &GuestPath) -> TreeError {
-        TreeError::new(TreeErrorKind::Unsupported, path).detail("writing NTFS")
-    }
 }
 
 /// Whether a name is listed. Those for DOS stand beside a long one; the root has itself and the volume's
@@ -387,45 +383,7 @@ impl<D: BlockRead> FileTree for NtfsTree<D> {
         })
     }
 
-    fn write_file(&mut self, path: &GuestPath, _contents: &[u8], _new: Attributes) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn write_at(&mut self, path: &GuestPath, _offset: u64, _data: &[u8]) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn truncate(&mut self, path: &GuestPath, _size: u64) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn create_dir(&mut self, path: &GuestPath, _new: Attributes) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn create_symlink(&mut self, path: &GuestPath, _target: &[u8], _new: Attributes) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn remove(&mut self, path: &GuestPath) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn rename(&mut self, from: &GuestPath, _to: &GuestPath) -> Result<()> {
-        Err(self.refused(from))
-    }
-
-    fn set_owner(&mut self, path: &GuestPath, _mode: u16, _uid: u32, _gid: u32) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn set_xattr(&mut self, path: &GuestPath, _name: &[u8], _value: Option<&[u8]>) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn sync(&mut self) -> Result<()> {
-        Ok(())
-    }
+    crate::tree::refuse_writing!("writing NTFS");
 }
 
 impl<D: BlockRead> NtfsTree<D> {

@@ -8,7 +8,7 @@ use super::volume::{REMOTE, Volume, corrupt};
 use crate::bytes::slice;
 use crate::path::GuestPath;
 use crate::tree::{
-    Attributes, DirEntry, FileKind, FileTree, Result, Space, Stat, TreeError, TreeErrorKind, Xattr,
+    DirEntry, FileKind, FileTree, Result, Space, Stat, TreeError, TreeErrorKind, Xattr,
 };
 
 /// Longest target of a symbolic link. // XFS_SYMLINK_MAXLEN
@@ -123,10 +123,6 @@ impl<D: BlockRead> XfsTree<D> {
         }
         Ok(target)
     }
-
-    fn refused(&self, path: &GuestPath) -> TreeError {
-        TreeError::new(TreeErrorKind::Unsupported, path).detail("writing XFS")
-    }
 }
 
 fn kind_of(inode: &Inode) -> FileKind {
@@ -225,43 +221,5 @@ impl<D: BlockRead> FileTree for XfsTree<D> {
         })
     }
 
-    fn write_file(&mut self, path: &GuestPath, _contents: &[u8], _new: Attributes) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn write_at(&mut self, path: &GuestPath, _offset: u64, _data: &[u8]) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn truncate(&mut self, path: &GuestPath, _size: u64) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn create_dir(&mut self, path: &GuestPath, _new: Attributes) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn create_symlink(&mut self, path: &GuestPath, _target: &[u8], _new: Attributes) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn remove(&mut self, path: &GuestPath) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn rename(&mut self, from: &GuestPath, _to: &GuestPath) -> Result<()> {
-        Err(self.refused(from))
-    }
-
-    fn set_owner(&mut self, path: &GuestPath, _mode: u16, _uid: u32, _gid: u32) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn set_xattr(&mut self, path: &GuestPath, _name: &[u8], _value: Option<&[u8]>) -> Result<()> {
-        Err(self.refused(path))
-    }
-
-    fn sync(&mut self) -> Result<()> {
-        Ok(())
-    }
+    crate::tree::refuse_writing!("writing XFS");
 }
