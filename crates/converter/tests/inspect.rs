@@ -15,7 +15,7 @@ use converter::convert::source::{Source, SourceDisk};
 use converter::inspect::look;
 use serde_json::Value;
 use tempfile::TempDir;
-use test_oracles::{has_tools, search_path, skip};
+use test_oracles::{has_tools, python_with, search_path, skip};
 
 const MIB: u64 = 1 << 20;
 const TOOLS: &[&str] = &[
@@ -191,14 +191,10 @@ fn the_tree_shows_what_blkid_and_fstab_say() {
 #[test]
 fn the_json_is_what_the_schema_says() {
     const TEST: &str = "the_json_is_what_the_schema_says";
-    let validator = Command::new("python3")
-        .args(["-c", "import jsonschema"])
-        .stderr(Stdio::null())
-        .status();
-    if !validator.is_ok_and(|status| status.success()) {
-        skip(TEST, "python3 with jsonschema");
+    let Some(python) = python_with(TEST, "jsonschema") else {
         return;
-    }
+    };
+    let python = python.to_str().unwrap();
     if !has_tools(TEST, TOOLS) {
         return;
     }
@@ -216,13 +212,13 @@ fn the_json_is_what_the_schema_says() {
         let mut args: Vec<Arg> = vec![&"inspect", &"--json", &"--from", &"raw"];
         args.extend(machine);
         fs::write(&answers, p2v(&args)).unwrap();
-        tool("python3", &[&"-c", &validate, &schema, &answers]);
+        tool(python, &[&"-c", &validate, &schema, &answers]);
     }
     // The validator does refuse: one field the schema does not know.
     let mut value: Value = serde_json::from_slice(&fs::read(&answers).unwrap()).unwrap();
     value["disks"][0]["surprise"] = Value::Bool(true);
     fs::write(&answers, value.to_string()).unwrap();
-    let refused = Command::new("python3")
+    let refused = Command::new(python)
         .args(["-c", validate])
         .arg(&schema)
         .arg(&answers)

@@ -4,6 +4,7 @@
 //! fails instead. Used by tests only.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 /// Directories of system programs that a user's `PATH` may lack.
 const SYSTEM_DIRECTORIES: [&str; 2] = ["/usr/sbin", "/sbin"];
@@ -48,6 +49,31 @@ pub fn has_tools(test: &str, tools: &[&str]) -> bool {
         skip(test, &format!("{missing:?}"));
     }
     missing.is_empty()
+}
+
+/// A Python that has `module`: the first on the `PATH`, or the system's own, whose modules are its
+/// packages. If there is none, `test` is to end, as it was [skipped](skip).
+///
+/// # Panics
+/// As [`skip`].
+#[must_use]
+pub fn python_with(test: &str, module: &str) -> Option<PathBuf> {
+    let has_module = |python: &PathBuf| {
+        Command::new(python)
+            .args(["-c", &format!("import {module}")])
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
+    };
+    let on_path = find_program("python3");
+    let found = on_path
+        .into_iter()
+        .chain([PathBuf::from("/usr/bin/python3")])
+        .find(has_module);
+    if found.is_none() {
+        skip(test, &format!("python3 with {module}"));
+    }
+    found
 }
 
 /// Where the fixture `relative` lies, below `P2V_FIXTURES` or beside the checkout. If it is not there,
