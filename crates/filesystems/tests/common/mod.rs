@@ -231,6 +231,14 @@ fn wait_until(is_so: impl Fn() -> bool) -> bool {
     })
 }
 
+/// Whether another process has `file` open. This one may: a test reads an image while it is mounted.
+fn is_open_elsewhere(file: &str) -> bool {
+    let users = run("fuser", &[file]).stdout;
+    let users = String::from_utf8_lossy(&users);
+    let own = std::process::id().to_string();
+    users.split_whitespace().any(|user| user != own)
+}
+
 impl Drop for Mount {
     fn drop(&mut self) {
         let dir = text(self.dir.path());
@@ -243,7 +251,7 @@ impl Drop for Mount {
         // The image is whole when nobody has it open any more: a program in a mount namespace of its own
         // may keep the file system mounted, and a FUSE program writes on after `umount`.
         wait_until(|| match kind.starts_with("fuse") {
-            true => !run("fuser", &["-s", source]).status.success(),
+            true => !is_open_elsewhere(source),
             false => {
                 !source.starts_with("/dev/loop") || !run("losetup", &[source]).status.success()
             }
